@@ -1,0 +1,150 @@
+"""Data of your own: tensors, or one file of arrays."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_vae.data.dataset import DataError, Dataset
+from ppl_vae.data.files import damaged, read_npz
+
+SUFFIXES = (".npy", ".npz", ".pt")
+
+
+def from_tensor(
+    x: Tensor | np.ndarray,
+    name: str = "data",
+    *,
+    test: Tensor | np.ndarray | None = None,
+    test_fraction: float = 0.1,
+    train_labels: Tensor | np.ndarray | None = None,
+    test_labels: Tensor | np.ndarray | None = None,
+    levels: int = 256,
+) -> Dataset:
+    """A `Dataset` of your own numbers, without binarisation (see `binarise`).
+
+    Args:
+        x: training data (N, D), (N, H, W) or (N, C, H, W); bytes 0..255, bool, or floats in [0, 1].
+        name: what tables call it.
+        test: test data; None holds out the last `test_fraction` of x, in order (so shuffle x first if its
+            order means something and neighbours are not alike; do not, for frames of a film).
+        test_fraction: part of x held out where no test data are given.
+        train_labels: classes of x (also of the part held out), (N,).
+        test_labels: classes of the test data.
+        levels: grey levels of the source.
+
+    Returns:
+        (N, D) stays as it is; images become (N, C, H, W).
+
+    Raises:
+        DataError: other types or shapes, or values outside [0, 1].
+
+    Example:
+        >>> from_tensor(torch.rand(20, 8, 8)).shape
+        torch.Size([1, 8, 8])
+    """
+    train, labels, note = _pixels(f"{name}: train", x), _labels(train_labels), ""
+    if test is None:
+        if test_labels is not None:
+            raise DataError(
+                f"{name}: got test_labels without test; expected both; labels of x go in train_labels"
+            )
+        held_out = _held_out(name, len(train), test_fraction)
+        train, kept = train[:-held_out], train[-held_out:]
+        labels, kept_labels = (None, None) if labels is None else (labels[:-held_out], labels[-held_out:])
+        note = f"tests on the last {held_out:,} of {held_out + len(train):,} data"
+    else:
+        kept, kept_labels = _pixels(f"{name}: test", test), _labels(test_labels)
+    return Dataset(
+        name=name,
+        train=train,
+        test=kept,
+        train_labels=labels,
+        test_labels=kept_labels,
+        levels=levels,
+        note=note,
+    )
+
+
+def load_file(path: str | Path) -> Dataset:
+    """A `Dataset` from one file.
+
+    Args:
+        path: `.npz`, or `.pt` holding a dict, with `train` and, if you have them, `test`, `train_labels`,
+            `test_labels`; or `.npy`, or `.pt` holding a tensor: the training data alone. Shapes and types are
+            those of `from_tensor`. Nothing is unpickled but plain tensors.
+
+    Raises:
+        DataError: missing, damaged, other arrays or values than these.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise DataError(f"{path}: got no such file; expected a {', '.join(SUFFIXES)} file; check the path")
+    arrays = _read(path)
+    known = ("train", "test", "train_labels", "test_labels")
+    if "train" not in arrays or not set(arrays) <= set(known):
+        raise DataError(
+            f"{path}: got arrays {sorted(arrays)}; expected 'train', and if you have them "
+            f"{', '.join(known[1:])}; rename them"
+        )
+    return from_tensor(
+        arrays["train"],
+        path.stem,
+        test=arrays.get("test"),
+        train_labels=arrays.get("train_labels"),
+        test_labels=arrays.get("test_labels"),
+    )
+
+
+def _read(path: Path) -> Mapping[str, Tensor | np.ndarray]:
+    if path.suffix == ".npz":
+        return read_npz(path)
+    try:
+        content = (
+            np.load(path, allow_pickle=False)
+            if path.suffix == ".npy"
+            else torch.load(path, weights_only=True)
+        )
+    except (OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        raise damaged(
+            path, f"{type(error).__name__}: {error}", f"a {path.suffix} file of plain arrays"
+        ) from error
+    return content if isinstance(content, Mapping) else {"train": content}
+
+
+def _pixels(what: str, data: Tensor | np.ndarray) -> Tensor:
+    x = torch.as_tensor(data)
+    if x.ndim not in (2, 3, 4):
+        raise DataError(
+            f"{what}: got shape {tuple(x.shape)}; expected (N, D), (N, H, W) or (N, C, H, W); reshape it"
+        )
+    if x.ndim == 4 and x.shape[-1] in (1, 3) and x.shape[1] > 4:
+        raise DataError(
+            f"{what}: got shape {tuple(x.shape)}, which looks like (N, H, W, C); expected (N, C, H, W); "
+            "move the channels to the front with x.permute(0, 3, 1, 2)"
+        )
+    if x.dtype == torch.uint8:
+        x = x.float().div_(255)
+    elif x.dtype != torch.bool and not x.dtype.is_floating_point:
+        raise DataError(
+            f"{what}: got {x.dtype}; expected uint8 0..255, bool, or floats in [0, 1]; convert it"
+        )
+    x = x.float().contiguous()
+    return x.unsqueeze(1) if x.ndim == 3 else x
+
+
+def _labels(labels: Tensor | np.ndarray | None) -> Tensor | None:
+    return None if labels is None else torch.as_tensor(labels).long()
+
+
+def _held_out(name: str, number: int, fraction: float) -> int:
+    held_out = max(1, int(number * fraction))
+    if not 0 < fraction < 1 or held_out >= number:
+        raise DataError(
+            f"{name}: got test_fraction={fraction} of {number} data; expected a fraction in (0, 1) that "
+            "leaves data on both sides; give test=... or more data"
+        )
+    return held_out

@@ -1,0 +1,29 @@
+"""Networks that give distributions: `nn.Sequential(trunk, head)`."""
+
+from ppl_vae.nn.heads import (
+    BernoulliHead,
+    DiscretisedLogisticHead,
+    FixedNormalHead,
+    Head,
+    NormalHead,
+    SharedNormalHead,
+)
+from ppl_vae.nn.init import glorot_
+from ppl_vae.nn.shapes import Shape, as_shape
+from ppl_vae.nn.trunks import MLP, ConvDecoder, ConvEncoder, Trunk
+
+__all__ = [
+    "MLP",
+    "BernoulliHead",
+    "ConvDecoder",
+    "ConvEncoder",
+    "DiscretisedLogisticHead",
+    "FixedNormalHead",
+    "Head",
+    "NormalHead",
+    "Shape",
+    "SharedNormalHead",
+    "Trunk",
+    "as_shape",
+    "glorot_",
+]

@@ -1,0 +1,382 @@
+"""K particles of a pair -> log p and log q per site and per datum, in one trace.
+
+Every bound, metric and picture of the package is a few lines over the `Terms` made here.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from typing import Any, Literal
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Unit
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.indep_messenger import CondIndepStackFrame
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+__all__ = ["NotPerDatumError", "Particles", "Site", "Terms", "draw", "guess_plate_nesting", "sample_sites"]
+
+Particles = Literal["plate", "tile", "loop"]
+Program = Callable[..., Any]
+
+PARTICLES = "_particles"
+
+
+class NotPerDatumError(ValueError):
+    """The pair does not give one log weight per datum; names the site and the fix."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One sample site of a trace, reduced to what an objective needs.
+
+    Args:
+        name: the site's name.
+        fn: its distribution.
+        value: its value.
+        log_prob: masked, *unscaled* log density, with the batch shape of the site (nats).
+        scale: the product of the plates' subsampling scales and of `poutine.scale`.
+        mask: the boolean mask already applied to `log_prob`, or None.
+        frames: the plates it sits in, the particle plate among them.
+        observed: whether its value was given.
+        factor: whether it is a `pyro.factor`, a regulariser that evaluation never counts.
+    """
+
+    name: str
+    fn: Any
+    value: Tensor
+    log_prob: Tensor
+    scale: float | Tensor
+    mask: Any
+    frames: tuple[CondIndepStackFrame, ...]
+    observed: bool
+    factor: bool
+
+    @property
+    def reparameterised(self) -> bool:
+        """Whether gradients flow through the value (`fn.has_rsample`)."""
+        return bool(getattr(self.fn, "has_rsample", False))
+
+    @classmethod
+    def of(cls, name: str, node: dict[str, Any], program: str) -> "Site":
+        """Compute the log density of a trace's node."""
+        try:
+            log_prob = node["fn"].log_prob(node["value"], *node["args"], **node["kwargs"])
+        except ValueError as error:
+            raise ValueError(f"site {name!r} of the {program}: {error}") from error
+        log_prob = scale_and_mask(log_prob, 1.0, node["mask"])
+        factor = isinstance(getattr(node["fn"], "base_dist", node["fn"]), Unit)
+        given = (node["scale"], node["mask"], tuple(node["cond_indep_stack"]), node["is_observed"], factor)
+        site = cls(name, node["fn"], node["value"], log_prob, *given)
+        site._check_shape(program)
+        return site
+
+    def _check_shape(self, program: str) -> None:
+        declared = {f.dim for f in self.frames}
+        for dim in range(-self.log_prob.dim(), 0):
+            if self.log_prob.shape[dim] != 1 and dim not in declared:
+                raise NotPerDatumError(
+                    f"site {self.name!r} of the {program}: its log-probability has shape "
+                    f"{tuple(self.log_prob.shape)}, but dimension {dim} belongs to no plate that the "
+                    f"{program} declares there ({_plates(self.frames)}). Put the site in a "
+                    "pyro.plate (the same one in model and guide), or call .to_event(n) on its distribution."
+                )
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The sites of one run of guide and model, with `size` particles along `dim`.
+
+    `dim` is the particle plate's dimension; None when there is one particle, or a tiled batch.
+    """
+
+    model: dict[str, Site]
+    guide: dict[str, Site]
+    size: int
+    dim: int | None
+
+    @property
+    def sites(self) -> list[Site]:
+        """All sites, the guide's first: the order in which they were run."""
+        return [*self.guide.values(), *self.model.values()]
+
+    @cached_property
+    def data_plate(self) -> CondIndepStackFrame:
+        """The plate that every site sits in: its rows are the data."""
+        common: dict[str, CondIndepStackFrame] | None = None
+        for site in self.sites:
+            frames = {f.name: f for f in site.frames if f.vectorized and f.name != PARTICLES}
+            kept = frames if common is None else {n: f for n, f in common.items() if frames.get(n) == f}
+            if not kept:
+                raise NotPerDatumError(_outside(site, list((common or {}).values())))
+            common = kept
+        if not common:
+            raise NotPerDatumError("the pair has no sample sites: got an empty model, expected an observed site")
+        if len(common) > 1 and "data" not in common:
+            raise NotPerDatumError(
+                f"every site sits in {len(common)} plates ({', '.join(map(repr, common))}), and it is not clear "
+                "which one indexes the data. Name that plate 'data'."
+            )
+        return common.get("data", next(iter(common.values())))
+
+    def per_datum(self, log_prob: Tensor) -> Tensor:
+        """Sum all dimensions but particles and data: (size, B)."""
+        rows = self.data_plate.size
+        total = _sum_all_but(log_prob, self.dim, self.data_plate.dim)
+        if self.dim is not None:
+            return total.expand(self.size, rows)
+        return total.expand(rows).view(self.size, rows // self.size)
+
+    def jointly(self, log_prob: Tensor) -> Tensor:
+        """Sum all dimensions but the particles: (size, 1)."""
+        return _sum_all_but(log_prob, self.dim).expand(self.size).unsqueeze(-1)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The log terms of K particles, each of shape (K, B), in nats.
+
+    Example:
+        >>> from ppl_vae.pairs import VAE
+        >>> pair, x = VAE((1, 8, 8), latent_dim=2), torch.zeros(3, 1, 8, 8)
+        >>> terms = draw(pair.model, pair.guide, x, num_particles=5)
+        >>> terms.log_weight().shape
+        torch.Size([5, 3])
+
+    Args:
+        draws: the runs that the particles come from (one, or K when they are drawn in a loop).
+        joint: one weight for the whole batch, on purpose: every term then has shape (K, 1).
+    """
+
+    draws: Sequence[Draw]
+    joint: bool = False
+
+    def stack(self, log_prob: Callable[[Draw], Tensor]) -> Tensor:
+        """One quantity of every draw, reduced to (K, B)."""
+        parts = [draw.jointly(log_prob(draw)) if self.joint else draw.per_datum(log_prob(draw)) for draw in self.draws]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    @cached_property
+    def num_particles(self) -> int:
+        """K."""
+        return sum(draw.size for draw in self.draws)
+
+    @cached_property
+    def latent(self) -> list[str]:
+        """Names of the model's latent sites, in its order."""
+        return [name for name, site in self.draws[0].model.items() if not site.observed]
+
+    @cached_property
+    def log_p(self) -> dict[str, Tensor]:
+        """log p of every model site, observed and latent: name -> (K, B)."""
+        return {n: self.stack(lambda d, n=n: d.model[n].log_prob) for n in self.draws[0].model}
+
+    @cached_property
+    def log_q(self) -> dict[str, Tensor]:
+        """log q of every guide site: name -> (K, B)."""
+        return {n: self.stack(lambda d, n=n: d.guide[n].log_prob) for n in self.draws[0].guide}
+
+    def log_likelihood(self, factors: bool = False) -> Tensor:
+        """log p(x | z): the observed sites (and, if asked for, the `pyro.factor` regularisers), (K, B)."""
+        model = self.draws[0].model
+        given = [n for n, site in model.items() if site.observed and (factors or not site.factor)]
+        return self._sum([self.log_p[n] for n in given])
+
+    def log_ratio(self, factors: bool = False) -> Tensor:
+        """log p(z) - log q(z | x), (K, B)."""
+        guide = self.draws[0].guide
+        drawn = [n for n, site in guide.items() if factors or not site.factor]
+        return self._sum([self.log_p[n] for n in self.latent]) - self._sum([self.log_q[n] for n in drawn])
+
+    def _sum(self, parts: list[Tensor]) -> Tensor:
+        if not parts:
+            return torch.zeros_like(next(iter(self.log_p.values())))
+        return reduce(torch.add, parts)
+
+    def log_weight(self, kl_weight: float | Tensor = 1.0, factors: bool = False) -> Tensor:
+        """log w = log p(x | z) + kl_weight * [log p(z) - log q(z | x)], unscaled, (K, B)."""
+        ratio = self.log_ratio(factors)
+        if not (isinstance(kl_weight, float) and kl_weight == 1.0):
+            ratio = kl_weight * ratio
+        return self.log_likelihood(factors) + ratio
+
+    @cached_property
+    def scale(self) -> float:
+        """The one scale that all sites share, to be applied *outside* the logarithm.
+
+        Raises:
+            NotPerDatumError: the sites' scales differ, or are tensors.
+        """
+        sites = self.draws[0].sites
+        for site in sites:
+            if isinstance(site.scale, Tensor) or not math.isclose(float(site.scale), float(sites[0].scale)):
+                raise NotPerDatumError(
+                    f"site {site.name!r} has scale {site.scale}, site {sites[0].name!r} has {sites[0].scale}: a scale "
+                    "inside the log weight is not a bound. Put model and guide under one subsampling plate or one "
+                    "poutine.scale with a number; weight the KL term with the objective's kl_weight instead."
+                )
+        return float(sites[0].scale)
+
+    def require_reparameterised(self, objective: str) -> None:
+        """Refuse guide sites through whose value no gradient flows.
+
+        Raises:
+            ValueError: names the site and what to use instead.
+        """
+        for name, site in self.draws[0].guide.items():
+            if not site.reparameterised and not site.factor:
+                raise ValueError(
+                    f"guide site {name!r}: got {type(site.fn).__name__}, which is not reparameterised; {objective} "
+                    "would give it no gradient. Use Trace_ELBO (score function), or enumerate the site with "
+                    "pyro.infer.TraceEnum_ELBO."
+                )
+
+
+def draw(
+    model: Program,
+    guide: Program,
+    *batch: Any,
+    num_particles: int = 1,
+    max_plate_nesting: int = 1,
+    particles: Particles = "plate",
+    joint: bool = False,
+) -> Terms:
+    """Run guide and model on one batch with K particles.
+
+    Args:
+        model: `model(*batch)`, a Pyro program.
+        guide: `guide(*batch)`, a Pyro program.
+        batch: its tensors have B rows.
+        num_particles: K.
+        max_plate_nesting: the particle plate stands to the left of so many plates.
+        particles: "plate": one trace under an outer plate (the encoder runs once per datum);
+            "tile": one trace of a batch repeated K times; "loop": K traces.
+        joint: sum over the data as well, so that each particle has one weight.
+
+    Raises:
+        NotPerDatumError: a site is not per datum.
+        ValueError: the sites of model and guide do not match.
+    """
+    if joint and particles == "tile":
+        raise ValueError("joint=True needs particles drawn by a plate or a loop, got 'tile'")
+    if particles == "loop" and num_particles > 1:
+        return Terms(_loop(model, guide, batch, num_particles), joint)
+    if particles == "tile" and num_particles > 1:
+        return Terms([_tiled(model, guide, batch, num_particles)], joint)
+    dim = None if num_particles == 1 else -max_plate_nesting - 1
+    return Terms([_run(model, guide, batch, num_particles, dim)], joint)
+
+
+def sample_sites(trace: Trace) -> dict[str, dict[str, Any]]:
+    """The sample sites of a trace in program order, without the plates' own bookkeeping sites."""
+    nodes: dict[str, Any] = dict(trace.nodes)
+    return {name: node for name, node in nodes.items() if node["type"] == "sample" and not _is_subsample(node)}
+
+
+def guess_plate_nesting(model: Program, guide: Program, *batch: Any) -> int:
+    """How deep the plates of a pair nest, found by one run that leaves the random state as it was."""
+    # Only the CPU and the current accelerator's states are touched by a pair's programs.
+    with torch.random.fork_rng(devices=_devices(batch)), torch.no_grad(), poutine.block():
+        sites = _run(model, guide, batch, 1, None).sites
+    return max((-f.dim for s in sites for f in s.frames if f.dim is not None), default=0)
+
+
+def _run(model: Program, guide: Program, batch: Sequence[Any], size: int, dim: int | None) -> Draw:
+    def plate() -> Any:
+        return nullcontext() if dim is None else pyro.plate(PARTICLES, size, dim=dim)
+
+    with plate():
+        guide_trace = poutine.trace(guide).get_trace(*batch)
+    with plate():
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
+    model_nodes, guide_nodes = sample_sites(model_trace), sample_sites(guide_trace)
+    _check_match(model_nodes, guide_nodes)
+    return Draw(
+        {n: Site.of(n, node, "model") for n, node in model_nodes.items()},
+        {n: Site.of(n, node, "guide") for n, node in guide_nodes.items()},
+        size,
+        dim,
+    )
+
+
+def _loop(model: Program, guide: Program, batch: Sequence[Any], num_particles: int) -> list[Draw]:
+    first_guide, first_model = poutine.trace(guide), poutine.trace(model)
+    draws = [_run(first_model, first_guide, batch, 1, None)]
+    # All particles must see the same minibatch: the first run's subsamples are replayed to the others.
+    keep = Trace()
+    nodes: dict[str, Any] = {**first_model.trace.nodes, **first_guide.trace.nodes}
+    for name, node in nodes.items():
+        if node["type"] == "sample" and _is_subsample(node):
+            keep.add_node(name, **node)
+    model, guide = poutine.replay(model, trace=keep), poutine.replay(guide, trace=keep)
+    return draws + [_run(model, guide, batch, 1, None) for _ in range(num_particles - 1)]
+
+
+def _tiled(model: Program, guide: Program, batch: Sequence[Any], num_particles: int) -> Draw:
+    rows = next(len(b) for b in batch if isinstance(b, Tensor) and b.dim())
+
+    def tile(value: Any) -> Any:
+        if not (isinstance(value, Tensor) and value.dim() and len(value) == rows):
+            return value
+        return value.expand(num_particles, *value.shape).flatten(0, 1)
+
+    result = _run(model, guide, [tile(b) for b in batch], num_particles, None)
+    if result.data_plate.size != rows * num_particles:
+        raise NotPerDatumError(
+            f"plate {result.data_plate.name!r} has size {result.data_plate.size} for {rows * num_particles} tiled "
+            'rows: a pair with particles="tile" takes its plate\'s size from the batch, pyro.plate("data", len(x)).'
+        )
+    return result
+
+
+def _check_match(model: dict[str, Any], guide: dict[str, Any]) -> None:
+    wanted = [name for name, node in model.items() if not node["is_observed"]]
+    given = [name for name, node in guide.items() if not node["is_observed"]]
+    auxiliary = {name for name in given if guide[name]["infer"].get("is_auxiliary")}
+    if missing := [name for name in wanted if name not in given]:
+        raise ValueError(
+            f"the guide has no site {missing[0]!r}: got guide sites {given}, expected {wanted}. "
+            "Sample it in the guide, or observe it in the model."
+        )
+    if extra := [name for name in given if name not in wanted and name not in auxiliary]:
+        raise ValueError(
+            f"the model has no latent site {extra[0]!r} that the guide samples: got model sites {wanted}. "
+            "Add it to the model, or mark it infer={'is_auxiliary': True} in the guide."
+        )
+
+
+def _outside(site: Site, expected: list[CondIndepStackFrame]) -> str:
+    got = [f for f in site.frames if f.name != PARTICLES]
+    wanted = f"the plate {expected[0].name!r} that other sites sit in" if expected else 'pyro.plate("data", len(x))'
+    return (
+        f"site {site.name!r} is not per datum: got {_plates(got)}, expected {wanted}. Put every site of model and "
+        "guide in one vectorised plate of one name; for one weight for the whole batch pass joint=True; for global "
+        "latent sites use Trace_ELBO."
+    )
+
+
+def _plates(frames: Sequence[CondIndepStackFrame]) -> str:
+    named = [f for f in frames if f.name != PARTICLES]
+    if not named:
+        return "no plate"
+    kinds = [f"{f.name!r} (dim={f.dim}, size={f.size})" if f.vectorized else f"{f.name!r} (sequential)" for f in named]
+    return "plate " + ", ".join(kinds)
+
+
+def _is_subsample(node: Any) -> bool:
+    # A plate leaves a site with the indices of its subsample; the class is private to Pyro.
+    return type(node["fn"]).__name__ == "_Subsample"
+
+
+def _sum_all_but(log_prob: Tensor, *keep: int | None) -> Tensor:
+    extra = [d for d in range(-log_prob.dim(), 0) if d not in keep]
+    return log_prob.sum(extra) if extra else log_prob
+
+
+def _devices(batch: Sequence[Any]) -> list[torch.device]:
+    return list({b.device for b in batch if isinstance(b, Tensor) and b.device.type == "cuda"})
