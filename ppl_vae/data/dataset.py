@@ -137,9 +137,7 @@ class Dataset:
             if number is None or number == len(x):
                 continue
             if not 1 <= number <= len(x):
-                raise DataError(
-                    f"{self.name}: got num_{part}={number}; expected 1 to {len(x)}, the data there are"
-                )
+                raise DataError(f"{self.name}: got num_{part}={number}; expected 1 to {len(x)}, the data there are")
             fields |= {part: x[:number], f"{part}_labels": None if labels is None else labels[:number]}
             notes.append(f"only the first {number:,} of {len(x):,} {part} data")
         return replace(self, note="; ".join(notes), **fields)
@@ -209,30 +207,21 @@ def _generator(seed: int) -> torch.Generator:
 
 
 def _bernoulli(x: Tensor, generator: torch.Generator) -> Tensor:
-    # contiguous: PyTorch fills in memory order, and the bits must not depend on how the tensor came to be
-    return torch.bernoulli(x.cpu().contiguous(), generator=generator)
+    return torch.bernoulli(x.cpu(), generator=generator)  # on the CPU: the same bits for every device
 
 
 def _check_values(what: str, x: Tensor, *, binary: bool) -> None:
     if x.dtype != torch.float32:
-        raise DataError(
-            f"{what}: got {x.dtype}; expected torch.float32 in [0, 1]; convert it, 8-bit values by / 255"
-        )
+        raise DataError(f"{what}: got {x.dtype}; expected torch.float32 in [0, 1]; convert it, 8-bit values by / 255")
     if x.ndim < 2 or x.numel() == 0:
         raise DataError(f"{what}: got shape {tuple(x.shape)}; expected (number, *event) with no size 0")
     low, high = (bound.item() for bound in torch.aminmax(x))
     if math.isnan(low):  # aminmax hands NaN on
-        raise DataError(
-            f"{what}: got {int(x.isnan().sum())} NaN; expected values in [0, 1]; drop or mend those data"
-        )
+        raise DataError(f"{what}: got {int(x.isnan().sum())} NaN; expected values in [0, 1]; drop or mend those data")
     if low < 0 or high > 1:
-        raise DataError(
-            f"{what}: got values in [{low:g}, {high:g}]; expected [0, 1]; rescale, 8-bit values by / 255"
-        )
+        raise DataError(f"{what}: got values in [{low:g}, {high:g}]; expected [0, 1]; rescale, 8-bit values by / 255")
     if binary and not bool(((x == 0) | (x == 1)).all()):
-        raise DataError(
-            f"{what}: got grey values; expected 0 and 1 alone for 'static'; use binarise(data, 'static')"
-        )
+        raise DataError(f"{what}: got grey values; expected 0 and 1 alone for 'static'; use binarise(data, 'static')")
 
 
 def _check_labels(what: str, labels: Tensor | None, number: int) -> None:

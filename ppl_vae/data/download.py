@@ -21,8 +21,8 @@ def torchvision_set(name: str) -> Callable[..., Any]:
         from torchvision import datasets
     except (ImportError, RuntimeError, OSError) as error:  # a mismatched build fails in any of these ways
         raise DataError(
-            f"got {type(error).__name__} on importing torchvision ({error}); expected a torchvision that fits "
-            "the installed torch, to fetch this data set; reinstall both together, or place the files by hand"
+            f"got {type(error).__name__} on importing torchvision ({error}); expected a torchvision that "
+            "fits the installed torch, to fetch this data set; reinstall both together, or place the files by hand"
         ) from error
     return getattr(datasets, name)
 
@@ -48,16 +48,17 @@ def fetched(name: str, root: Path, *arguments: dict[str, Any]) -> Iterator[Path]
         folder = tempfile.TemporaryDirectory(prefix=".download-", dir=root, ignore_cleanup_errors=True)
     except OSError as error:
         raise DataError(
-            f"got {type(error).__name__} on writing to {root} ({error}); expected a folder to download {name} "
-            "into; name a writable one by --data-root, root=... or the environment variable PPL_VAE_DATA"
+            f"got {type(error).__name__} on writing to {root} ({error}); expected a folder to download "
+            f"{name} into; name a writable one by --data-root, root=... or the environment variable PPL_VAE_DATA"
         ) from error
     with folder as temporary:
         try:
             for keywords in arguments or ({},):
                 make(temporary, download=True, **keywords)
         except Exception as error:  # torchvision lets through whatever the network, tar or zip raised
+            reason = " ".join(str(error).split())  # it spans lines
             raise DataError(
-                f"got {type(error).__name__} on downloading {name} ({error}); expected network access to its "
+                f"got {type(error).__name__} on downloading {name} ({reason}); expected network access to its "
                 f"mirrors; try again later, or place the files under {root} by hand"
             ) from error
         yield Path(temporary)

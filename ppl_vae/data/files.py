@@ -40,9 +40,7 @@ def read_idx(path: Path, event: Sequence[int] = ()) -> np.ndarray:
     ndim = 1 + len(event)
     magic, sizes_end = bytes((0, 0, 8, ndim)), 4 + 4 * ndim
     if raw[:4] != magic or len(raw) < sizes_end:
-        raise damaged(
-            path, f"first bytes {raw[:4].hex() or 'none'}", f"idx magic {magic.hex()} and {ndim} sizes"
-        )
+        raise damaged(path, f"first bytes {raw[:4].hex() or 'none'}", f"idx magic {magic.hex()} and {ndim} sizes")
     shape = tuple(int(size) for size in np.frombuffer(raw, ">u4", count=ndim, offset=4))
     if shape[1:] != tuple(event):
         raise damaged(path, f"shape {shape}", f"(number, *{tuple(event)})")
@@ -96,9 +94,7 @@ def images(array: np.ndarray, event: Sequence[int], where: str) -> Tensor:
     accepted = {tuple(event)} | ({tuple(event[1:])} if event[0] == 1 else set())
     if array.dtype != np.uint8 or array.shape[1:] not in accepted or len(array) == 0:
         got = f"{array.shape} {array.dtype}"
-        raise DataError(
-            f"{where}: got {got}; expected (number, *{tuple(event)}) uint8; the file holds other data"
-        )
+        raise DataError(f"{where}: got {got}; expected (number, *{tuple(event)}) uint8; the file holds other data")
     pixels = array.astype(np.float32)
     pixels /= 255.0  # in place: a full set is 190 MB
     return torch.from_numpy(pixels.reshape(-1, *event))

@@ -122,17 +122,13 @@ def _idx_set(name: str, torchvision_name: str, root: Path, download: bool) -> Da
         if not download:
             raise missing(name, [folder / f"{stem}[.gz]" for stem in _IDX_STEMS], "allow the download")
         with fetched(torchvision_name, root) as temporary:
-            for path in sorted(
-                (temporary / torchvision_name / "raw").glob("*.gz")
-            ):  # a fifth of the unpacked size
+            for path in sorted((temporary / torchvision_name / "raw").glob("*.gz")):  # a fifth of the unpacked size
                 install(path, folder / path.name)
     train, train_labels = _idx_part(folder, "train")
     test, test_labels = _idx_part(folder, "t10k")
     whole = (len(train), len(test)) == (60_000, 10_000)
     note = "" if whole else f"a part of {torchvision_name}: {len(train):,} + {len(test):,} of 60,000 + 10,000"
-    return Dataset(
-        name=name, train=train, test=test, train_labels=train_labels, test_labels=test_labels, note=note
-    )
+    return Dataset(name=name, train=train, test=test, train_labels=train_labels, test_labels=test_labels, note=note)
 
 
 _IDX_STEMS = tuple(
@@ -149,15 +145,11 @@ def _idx_part(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     image_file = _idx_file(folder, f"{part}-images-idx3-ubyte")
     label_file = _idx_file(folder, f"{part}-labels-idx1-ubyte")
     if image_file is None or label_file is None:
-        raise missing(
-            part, [folder / f"{part}-*-ubyte[.gz]"], "the download did not bring it; place it there by hand"
-        )
+        raise missing(part, [folder / f"{part}-*-ubyte[.gz]"], "the download did not bring it; place it there by hand")
     x = images(read_idx(image_file, (28, 28)), (1, 28, 28), str(image_file))
     y = classes(read_idx(label_file))
     if len(x) != len(y):
-        raise damaged(
-            label_file, f"{len(y):,} labels", f"{len(x):,}, one for each image of {image_file.name}"
-        )
+        raise damaged(label_file, f"{len(y):,} labels", f"{len(x):,}, one for each image of {image_file.name}")
     return x, y
 
 
@@ -186,9 +178,7 @@ def _cifar10_part(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
     try:
         part = torchvision_set("CIFAR10")(root, train=train)  # checks md5 before it unpickles
     except RuntimeError as error:
-        raise damaged(
-            root / "cifar-10-batches-py", str(error), "torchvision's files, checksums and all"
-        ) from error
+        raise damaged(root / "cifar-10-batches-py", str(error), "torchvision's files, checksums and all") from error
     x = images(part.data.transpose(0, 3, 1, 2), (3, 32, 32), str(root / "cifar-10-batches-py"))
     return x.contiguous(), torch.tensor(part.targets, dtype=torch.int64)
 
@@ -234,9 +224,7 @@ def _frey_mat(path: Path) -> np.ndarray:
     try:
         return loadmat(path)["ff"].T.reshape(-1, 28, 20)  # (560, N), a column a frame
     except Exception as error:  # scipy lets through whatever the parser met
-        raise damaged(
-            path, f"{type(error).__name__}: {error}", "a MATLAB file with ff of (560, number)"
-        ) from error
+        raise damaged(path, f"{type(error).__name__}: {error}", "a MATLAB file with ff of (560, number)") from error
 
 
 _LOADERS: dict[str, tuple[Callable[[Path, bool], Dataset], Binarisation]] = {

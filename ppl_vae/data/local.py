@@ -49,9 +49,7 @@ def from_tensor(
     train, labels, note = _pixels(f"{name}: train", x), _labels(train_labels), ""
     if test is None:
         if test_labels is not None:
-            raise DataError(
-                f"{name}: got test_labels without test; expected both; labels of x go in train_labels"
-            )
+            raise DataError(f"{name}: got test_labels without test; expected both; labels of x go in train_labels")
         held_out = _held_out(name, len(train), test_fraction)
         train, kept = train[:-held_out], train[-held_out:]
         labels, kept_labels = (None, None) if labels is None else (labels[:-held_out], labels[-held_out:])
@@ -103,24 +101,16 @@ def _read(path: Path) -> Mapping[str, Tensor | np.ndarray]:
     if path.suffix == ".npz":
         return read_npz(path)
     try:
-        content = (
-            np.load(path, allow_pickle=False)
-            if path.suffix == ".npy"
-            else torch.load(path, weights_only=True)
-        )
+        content = np.load(path, allow_pickle=False) if path.suffix == ".npy" else torch.load(path, weights_only=True)
     except (OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
-        raise damaged(
-            path, f"{type(error).__name__}: {error}", f"a {path.suffix} file of plain arrays"
-        ) from error
+        raise damaged(path, f"{type(error).__name__}: {error}", f"a {path.suffix} file of plain arrays") from error
     return content if isinstance(content, Mapping) else {"train": content}
 
 
 def _pixels(what: str, data: Tensor | np.ndarray) -> Tensor:
     x = torch.as_tensor(data)
     if x.ndim not in (2, 3, 4):
-        raise DataError(
-            f"{what}: got shape {tuple(x.shape)}; expected (N, D), (N, H, W) or (N, C, H, W); reshape it"
-        )
+        raise DataError(f"{what}: got shape {tuple(x.shape)}; expected (N, D), (N, H, W) or (N, C, H, W); reshape it")
     if x.ndim == 4 and x.shape[-1] in (1, 3) and x.shape[1] > 4:
         raise DataError(
             f"{what}: got shape {tuple(x.shape)}, which looks like (N, H, W, C); expected (N, C, H, W); "
@@ -129,9 +119,7 @@ def _pixels(what: str, data: Tensor | np.ndarray) -> Tensor:
     if x.dtype == torch.uint8:
         x = x.float().div_(255)
     elif x.dtype != torch.bool and not x.dtype.is_floating_point:
-        raise DataError(
-            f"{what}: got {x.dtype}; expected uint8 0..255, bool, or floats in [0, 1]; convert it"
-        )
+        raise DataError(f"{what}: got {x.dtype}; expected uint8 0..255, bool, or floats in [0, 1]; convert it")
     x = x.float().contiguous()
     return x.unsqueeze(1) if x.ndim == 3 else x
 

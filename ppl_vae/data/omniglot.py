@@ -21,8 +21,8 @@ _KEYS = ("images", "alphabet", "is_test")
 def omniglot(root: Path, download: bool) -> Dataset:
     """OMNIGLOT, (1, 28, 28) with ink high, 24,345 train and 8,115 test images; labels are the 50 alphabets.
 
-    Read from `root/omniglot/omniglot28.npz`. Where that is absent it is made, once, from torchvision's drawings
-    (105x105, in `root/omniglot-py` or downloaded), and kept if `root` can be written.
+    Read from `root/omniglot/omniglot28.npz`. Where that is absent it is made, once, from torchvision's
+    drawings (105x105, in `root/omniglot-py` or downloaded), and kept if `root` can be written.
 
     References:
         Lake, Salakhutdinov, Tenenbaum. Human-level concept learning through probabilistic program induction.
@@ -55,11 +55,7 @@ def resized(folder: Path) -> dict[str, np.ndarray]:
     Raises:
         DataError: no such drawings, or one that cannot be read.
     """
-    paths = [path for part in ("background", "evaluation") for path in _drawings(folder / f"images_{part}")]
-    if not paths:
-        raise damaged(
-            folder, "no drawings", "images_background and images_evaluation, alphabet/character/*.png"
-        )
+    paths = [path for part in ("images_background", "images_evaluation") for path in _drawings(folder / part)]
     alphabets = {path.parents[1]: None for path in paths}  # a dict keeps the order
     number = {alphabet: index for index, alphabet in enumerate(alphabets)}
     return {
@@ -70,7 +66,10 @@ def resized(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _drawings(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*/*/*_[0-9][0-9].png"))
+    paths = sorted(folder.glob("*/*/*_[0-9][0-9].png"))
+    if not paths:  # half of the alphabets would pass unseen, and be kept
+        raise damaged(folder, "no drawings", "alphabet/character/NNNN_DD.png")
+    return paths
 
 
 def _small(path: Path) -> np.ndarray:
@@ -102,6 +101,7 @@ def _dataset(arrays: dict[str, np.ndarray], archive: Path) -> Dataset:
     if is_test.dtype != bool or is_test.shape != (len(x),) or alphabet.shape != (len(x),):
         got = f"is_test {is_test.shape} {is_test.dtype}, alphabet {tuple(alphabet.shape)}"
         raise damaged(archive, got, f"({len(x)},) bool and ({len(x)},), one a drawing")
+    note = _NOTE if len(x) == 32_460 else f"{_NOTE}; a part: {len(x):,} of 32,460 drawings"
     rows = [np.flatnonzero(~is_test), np.flatnonzero(is_test)]
     train, test = (x[index] for index in rows)
     train_labels, test_labels = (alphabet[index] for index in rows)
@@ -111,5 +111,5 @@ def _dataset(arrays: dict[str, np.ndarray], archive: Path) -> Dataset:
         test=test,
         train_labels=train_labels,
         test_labels=test_labels,
-        note=_NOTE,
+        note=note,
     )

@@ -1,6 +1,6 @@
 """A logistic distribution over the grey levels of a pixel."""
 
-from typing import ClassVar
+from typing import Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
+from torch.types import _size
 
 from ppl_vae.distributions.precision import at_least_float32
 
@@ -17,8 +18,7 @@ _MIN_SCALE, _MAX_SCALE = 1e-6, 1e12
 
 
 class GreyLevels(constraints.Constraint):
-    """The values {0, 1 / (levels - 1), ..., 1}, each to a thousandth of a level (or the rounding of its
-    dtype)."""
+    """The values {0, 1 / (levels - 1), ..., 1}, to a thousandth of a level or the rounding of their dtype."""
 
     is_discrete = True
     event_dim = 0
@@ -29,13 +29,13 @@ class GreyLevels(constraints.Constraint):
 
     def check(self, value: Tensor) -> Tensor:
         """Return elementwise whether `value` is a grey level."""
-        steps = value * (self.levels - 1)
-        tolerance = max(1e-3, self.levels * torch.finfo(steps.dtype).eps) if steps.is_floating_point() else 0
-        off_grid = (steps - steps.round()).abs() > tolerance
-        # not(...) of a NaN comparison would let NaN through, so the bounds are asked positively.
-        return ~off_grid & (steps >= -tolerance) & (steps <= self.levels - 1 + tolerance)
+        top = float(self.levels - 1)
+        i = value * top
+        tolerance = max(1e-3, self.levels * torch.finfo(i.dtype).eps)
+        return (i - i.round()).abs().le(tolerance) & (i >= -tolerance) & (i <= top + tolerance)
 
 
+@final
 class DiscretisedLogistic(TorchDistribution):
     """P(x) = sigmoid((x + h - loc) / scale) - sigmoid((x - h - loc) / scale), x = i / (L - 1), h half a step.
 
@@ -63,12 +63,13 @@ class DiscretisedLogistic(TorchDistribution):
         tensor([0.0759, 0.8483, 0.0759])
     """
 
-    arg_constraints: ClassVar = {"loc": constraints.real, "scale": constraints.positive}
+    arg_constraints: ClassVar[dict[str, Any]] = {  # pyright: ignore
+        "loc": constraints.real,
+        "scale": constraints.positive,
+    }
     has_rsample = False
 
-    def __init__(
-        self, loc: Tensor, scale: Tensor, levels: int = 256, validate_args: bool | None = None
-    ) -> None:
+    def __init__(self, loc: Tensor, scale: Tensor, levels: int = 256, validate_args: bool | None = None) -> None:
         if levels < 2:
             raise ValueError(f"DiscretisedLogistic: got levels={levels}, expected at least 2 grey levels")
         self.loc, self.scale = broadcast_all(loc, scale)
@@ -76,7 +77,7 @@ class DiscretisedLogistic(TorchDistribution):
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
-    def support(self) -> GreyLevels:
+    def support(self) -> GreyLevels:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The grey levels."""
         return GreyLevels(self.levels)
 
@@ -97,7 +98,7 @@ class DiscretisedLogistic(TorchDistribution):
         return below + above + width
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+    def sample(self, sample_shape: _size = ()) -> Tensor:
         """Draw grey levels: a logistic draw, rounded and clipped."""
         loc, scale = self._in_levels()
         shape = self._extended_shape(torch.Size(sample_shape))
@@ -115,15 +116,10 @@ class DiscretisedLogistic(TorchDistribution):
             total = total + torch.sigmoid((loc - (i + 0.5)) / scale)
         return total / top
 
-    def expand(
-        self, batch_shape: torch.Size | tuple[int, ...], _instance: TorchDistribution | None = None
-    ) -> "DiscretisedLogistic":
+    def expand(self, batch_shape: _size, _instance: None = None) -> "DiscretisedLogistic":
         """Return the same distribution with a larger batch shape (a view)."""
-        new = self._get_checked_instance(DiscretisedLogistic, _instance)
-        batch_shape = torch.Size(batch_shape)
-        new.loc, new.scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
-        new.levels = self.levels
-        super(DiscretisedLogistic, new).__init__(batch_shape, validate_args=False)
+        loc, scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
+        new = DiscretisedLogistic(loc, scale, self.levels, validate_args=False)
         new._validate_args = self._validate_args
         return new
 

@@ -7,6 +7,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
+from torch.types import _size
 
 
 class GreyBernoulli(dist.Bernoulli):
@@ -26,11 +27,10 @@ class GreyBernoulli(dist.Bernoulli):
 
     References:
         Loaiza-Ganem and Cunningham, The continuous Bernoulli: fixing a pervasive error in variational
-        autoencoders, 2019, eq. 3 and what follows it: the normaliser left out here.
+        autoencoders, 2019, section 3: the normaliser left out here.
 
     Example:
-        >>> x = torch.tensor([0.25, 1.0])
-        >>> GreyBernoulli(logits=torch.zeros(2)).log_prob(x)
+        >>> GreyBernoulli(torch.zeros(2)).log_prob(torch.tensor([0.25, 1.0]))
         tensor([-0.6931, -0.6931])
     """
 
@@ -42,9 +42,7 @@ class GreyBernoulli(dist.Bernoulli):
     def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
         super().__init__(logits=logits, validate_args=validate_args)
 
-    def expand(
-        self, batch_shape: torch.Size | tuple[int, ...], _instance: TorchDistribution | None = None
-    ) -> "GreyBernoulli":
+    def expand(self, batch_shape: _size, _instance: TorchDistribution | None = None) -> "GreyBernoulli":
         """Return the same distribution with a larger batch shape (a view)."""
         new = self._get_checked_instance(GreyBernoulli, _instance)
         return super().expand(torch.Size(batch_shape), _instance=new)

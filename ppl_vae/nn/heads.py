@@ -104,9 +104,7 @@ class NormalHead(Head):
 
     num_parameters = 2
 
-    def __init__(
-        self, shape: Shape, scale: Literal["exp", "softplus"] = "exp", floor: float | None = None
-    ) -> None:
+    def __init__(self, shape: Shape, scale: Literal["exp", "softplus"] = "exp", floor: float | None = None) -> None:
         super().__init__(shape)
         if scale not in ("exp", "softplus"):
             raise ValueError(f"NormalHead: got scale={scale!r}, expected 'exp' or 'softplus'")
@@ -138,7 +136,7 @@ class FixedNormalHead(Head):
 
     References:
         Lucas, Tucker, Grosse and Norouzi, Don't blame the ELBO! A linear VAE perspective on posterior
-        collapse, 2019, section 4: what the constant stands for.
+        collapse, 2019: what the constant stands for.
 
     Example:
         >>> FixedNormalHead(3, variance=0.25)(torch.zeros(1, 3)).variance
@@ -172,8 +170,8 @@ class SharedNormalHead(Head):
         scalar: one sigma for the whole event, instead of one for each of its dimensions.
 
     References:
-        Rybkin, Daniilidis and Levine, Simple and effective VAE training with calibrated decoders, 2021,
-        section 3: `scalar=True` is their shared variance.
+        Rybkin, Daniilidis and Levine, Simple and effective VAE training with calibrated decoders, 2021:
+        `scalar=True` is their shared variance.
 
     Example:
         >>> SharedNormalHead((1, 8, 8), scalar=True)(torch.zeros(5, 1, 1, 8, 8)).batch_shape
@@ -239,7 +237,8 @@ class DiscretisedLogisticHead(Head):
 
     References:
         Salimans, Karpathy, Chen and Kingma, PixelCNN++: Improving the PixelCNN with discretized logistic
-        mixture likelihood and other modifications, 2017, eq. 2; the floor of -7 is that of their code.
+        mixture likelihood and other modifications, 2017, eq. 2; the floor of -7 is
+        that of their code, for pixels in [-1, 1].
 
     Example:
         >>> DiscretisedLogisticHead((8, 8))(torch.zeros(5, 2, 8, 8)).log_prob(torch.ones(8, 8)).shape

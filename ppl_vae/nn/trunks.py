@@ -85,8 +85,8 @@ class MLP(Trunk):
         ValueError: in the forward pass, for inputs that do not end with in_shape.
 
     References:
-        Burda, Grosse and Salakhutdinov, Importance weighted autoencoders, 2015, section 5: two tanh layers of
-        200.
+        Burda, Grosse and Salakhutdinov, Importance weighted autoencoders, 2015, section 5: two
+        layers of 200 tanh units.
 
     Example:
         >>> MLP((28, 28), (2, 50))(torch.zeros(5, 7, 28, 28)).shape
@@ -211,7 +211,7 @@ class ConvDecoder(Trunk):
         sizes = _halvings(size, len(channels))[::-1]
         start = (channels[0], *sizes[0])
         layers = [nn.Linear(math.prod(self.in_shape), math.prod(start)), nn.Unflatten(1, start), activation()]
-        for c_in, c_out, size in zip(channels, channels[1:], sizes[1:], strict=False):
+        for (c_in, c_out), size in zip(pairwise(channels), sizes[1:-1], strict=True):
             layers += [_upsample(c_in, c_out, kernel, size), activation()]
         self.hidden = nn.Sequential(*layers)
         self.output = _upsample(channels[-1], p * c, kernel, sizes[-1], bias=False)
@@ -230,20 +230,14 @@ class ConvDecoder(Trunk):
 
 def _check_kernel(kernel: int, name: str) -> None:
     if kernel % 2 == 0:
-        raise ValueError(
-            f"{name}: got kernel={kernel}, expected an odd size (padding kernel // 2 centres it)"
-        )
+        raise ValueError(f"{name}: got kernel={kernel}, expected an odd size (padding kernel // 2 centres it)")
 
 
-def _upsample(
-    c_in: int, c_out: int, kernel: int, size: tuple[int, int], bias: bool = True
-) -> nn.ConvTranspose2d:
+def _upsample(c_in: int, c_out: int, kernel: int, size: tuple[int, int], bias: bool = True) -> nn.ConvTranspose2d:
     """Return a transposed convolution of stride 2 from (ceil(H / 2), ceil(W / 2)) to size = (H, W)."""
     h, w = size
     extra = (1 - h % 2, 1 - w % 2)  # 2 ceil(n / 2) - 1 + extra = n: one row or column more where n is even
-    return nn.ConvTranspose2d(
-        c_in, c_out, kernel, stride=2, padding=kernel // 2, output_padding=extra, bias=bias
-    )
+    return nn.ConvTranspose2d(c_in, c_out, kernel, stride=2, padding=kernel // 2, output_padding=extra, bias=bias)
 
 
 def _halvings(size: Sequence[int], times: int) -> list[tuple[int, int]]:
