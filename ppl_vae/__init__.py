@@ -1,7 +1,23 @@
-"""Variational autoencoders as plain Pyro model/guide pairs."""
+"""Variational autoencoders as plain Pyro model/guide pairs, trained by SVI and compared in nats."""
 
-from ppl_vae import objectives, pairs
+from ppl_vae import data, distributions, evaluation, generation, nn, objectives, pairs
+from ppl_vae.comparison import Comparison, compare
 from ppl_vae.pair import Pair
 from ppl_vae.svi import SVI
+from ppl_vae.training import History, fit
 
-__all__ = ["SVI", "Pair", "objectives", "pairs"]
+__all__ = [
+    "SVI",
+    "Comparison",
+    "History",
+    "Pair",
+    "compare",
+    "data",
+    "distributions",
+    "evaluation",
+    "fit",
+    "generation",
+    "nn",
+    "objectives",
+    "pairs",
+]

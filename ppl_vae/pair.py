@@ -2,13 +2,14 @@
 
 import itertools
 from collections.abc import Callable
+from types import MethodType
 from typing import Any, ClassVar, Literal
 
 import pyro
 import pyro.infer
-import pyro.optim
 import torch
 from pyro import poutine
+from pyro.optim import PyroOptim
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
@@ -65,7 +66,7 @@ class Pair(nn.Module):
         with torch.no_grad():
             return poutine.trace(poutine.uncondition(self.model)).get_trace(*batch)
 
-    def pyro_svi(self, optim: pyro.optim.PyroOptim, loss: pyro.infer.ELBO) -> pyro.infer.SVI:
+    def pyro_svi(self, optim: PyroOptim, loss: pyro.infer.ELBO) -> pyro.infer.SVI:
         """A stock `pyro.infer.SVI` over this pair, for any of Pyro's own ELBOs.
 
         The parameters are registered in Pyro's parameter store under a name unique to this call,
@@ -74,11 +75,12 @@ class Pair(nn.Module):
         name = f"{type(self).__name__}.{next(_names)}"
 
         def registered(program: Callable[..., Any]) -> Callable[..., Any]:
-            def run(*batch: Any) -> Any:
-                pyro.module(name, self)
+            def run(pair: Pair, *batch: Any) -> Any:
+                pyro.module(name, pair)
                 return program(*batch)
 
-            return run
+            # Bound to the pair, as `program` is: objectives look there for how to draw particles.
+            return MethodType(run, self)
 
         return pyro.infer.SVI(registered(self.model), registered(self.guide), optim, loss)
 

@@ -1,6 +1,7 @@
 """`SVI`: a `pyro.infer.SVI` over a pair and one torch optimiser for all of its parameters."""
 
-from typing import Any
+import math
+from typing import Any, Literal, NoReturn
 
 import pyro
 import pyro.infer
@@ -8,6 +9,8 @@ import torch
 from pyro.infer.abstract_infer import TracePosterior
 from torch import Tensor
 
+from ppl_vae.compile import CompiledLoss
+from ppl_vae.nonfinite import NonFiniteError, explain
 from ppl_vae.objectives import Objective, Trace_ELBO
 from ppl_vae.pair import Pair
 
@@ -24,8 +27,11 @@ class SVI(pyro.infer.SVI):
         pair: the model and the guide.
         optim: a torch optimiser over `pair.parameters()`.
         loss: the objective; `Trace_ELBO()` by default.
+        compile: "off", or "inductor": Pyro runs once per batch shape and is traced away
+            (10 to 20 seconds; pays for runs of more than some thousand steps).
 
     Raises:
+        ValueError: an unknown way to compile.
         TypeError: the optimiser is not a torch optimiser (for `pyro.optim`, use `pair.pyro_svi`), or
             the loss is not one of `ppl_vae.objectives`.
 
@@ -37,7 +43,14 @@ class SVI(pyro.infer.SVI):
         True
     """
 
-    def __init__(self, pair: Pair, optim: torch.optim.Optimizer, loss: Objective | None = None) -> None:
+    def __init__(
+        self,
+        pair: Pair,
+        optim: torch.optim.Optimizer,
+        loss: Objective | None = None,
+        *,
+        compile: Literal["off", "inductor"] = "off",
+    ) -> None:
         if not isinstance(optim, torch.optim.Optimizer):
             raise TypeError(
                 f"optim: got {type(optim).__name__}, expected a torch.optim.Optimizer over pair.parameters(); "
@@ -55,13 +68,23 @@ class SVI(pyro.infer.SVI):
         self.model, self.guide, self.optim = pair.model, pair.guide, optim
         self.num_steps = self.num_samples = 0
         self.loss, self.loss_and_grads = loss.loss, loss.loss_and_grads
+        if compile not in ("off", "inductor"):
+            raise ValueError(f"compile: got {compile!r}, expected 'off' or 'inductor'")
         self.loss_module = loss(pair)
+        self.compiled = CompiledLoss(self.loss_module) if compile == "inductor" else None
         self._validated: set[tuple[Any, ...]] = set()
 
     def update(self, *batch: Any) -> Tensor:
-        """One gradient step; the loss (nats, summed over the batch) as a 0-dim tensor on the device."""
+        """One gradient step; the loss (nats, summed over the batch) as a 0-dim tensor on the device.
+
+        Raises:
+            NonFiniteError: on a CPU, before the parameters change, if the loss is NaN or infinite.
+        """
         self.optim.zero_grad(set_to_none=True)
         loss = self.differentiable_loss(*batch)
+        # On a CPU the value is at hand; elsewhere reading it would wait for the device at every step.
+        if loss.device.type == "cpu" and not math.isfinite(loss.item()):
+            self.refuse(loss, *batch)
         loss.backward()
         self.optim.step()
         self.objective.step += 1
@@ -71,10 +94,20 @@ class SVI(pyro.infer.SVI):
         """One gradient step; the loss in nats, summed over the batch, as Pyro's `SVI.step`."""
         return self.update(*batch).item()
 
+    def refuse(self, loss: Tensor, *batch: Any) -> NoReturn:
+        """Raise `NonFiniteError` for a loss that is NaN or infinite, naming the step and the first bad site."""
+        cause = explain(self.loss_module, *batch)
+        raise NonFiniteError(
+            f"step {self.objective.step}: got a loss of {loss.item()}, expected a finite number; {cause}. "
+            "Try a smaller learning rate, a softplus scale with a floor, or bounded inputs."
+        )
+
     def differentiable_loss(self, *batch: Any) -> Tensor:
         """The loss of a batch; supports and shapes are validated on the first batch of each shape alone."""
-        shapes = tuple(tuple(b.shape) if isinstance(b, Tensor) else b for b in batch)
-        with pyro.validation_enabled(shapes not in self._validated):
-            loss = self.loss_module(*batch)
-        self._validated.add(shapes)
-        return loss
+        shapes = tuple(tuple(b.shape) if isinstance(b, Tensor) else type(b) for b in batch)
+        if shapes not in self._validated:
+            self._validated.add(shapes)
+            with pyro.validation_enabled(True):
+                return self.loss_module(*batch)
+        with pyro.validation_enabled(False):
+            return (self.compiled or self.loss_module)(*batch)

@@ -65,6 +65,8 @@ class Site:
     @classmethod
     def of(cls, name: str, node: dict[str, Any], program: str) -> "Site":
         """Compute the log density of a trace's node."""
+        if node["is_observed"]:
+            _check_support(name, node["fn"], node["value"])
         try:
             log_prob = node["fn"].log_prob(node["value"], *node["args"], **node["kwargs"])
         except ValueError as error:
@@ -115,8 +117,7 @@ class Draw:
             if not kept:
                 raise NotPerDatumError(_outside(site, list((common or {}).values())))
             common = kept
-        if not common:
-            raise NotPerDatumError("the pair has no sample sites: got an empty model, expected an observed site")
+        assert common
         if len(common) > 1 and "data" not in common:
             raise NotPerDatumError(
                 f"every site sits in {len(common)} plates ({', '.join(map(repr, common))}), and it is not clear "
@@ -278,6 +279,11 @@ def sample_sites(trace: Trace) -> dict[str, dict[str, Any]]:
     return {name: node for name, node in nodes.items() if node["type"] == "sample" and not _is_subsample(node)}
 
 
+def _density_sites(trace: Trace) -> dict[str, dict[str, Any]]:
+    # A pyro.deterministic only records a value; it has no density, and may stand outside every plate.
+    return {n: node for n, node in sample_sites(trace).items() if not node["infer"].get("_deterministic")}
+
+
 def guess_plate_nesting(model: Program, guide: Program, *batch: Any) -> int:
     """How deep the plates of a pair nest, found by one run that leaves the random state as it was."""
     # Only the CPU and the current accelerator's states are touched by a pair's programs.
@@ -294,14 +300,11 @@ def _run(model: Program, guide: Program, batch: Sequence[Any], size: int, dim: i
         guide_trace = poutine.trace(guide).get_trace(*batch)
     with plate():
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
-    model_nodes, guide_nodes = sample_sites(model_trace), sample_sites(guide_trace)
+    model_nodes, guide_nodes = _density_sites(model_trace), _density_sites(guide_trace)
     _check_match(model_nodes, guide_nodes)
-    return Draw(
-        {n: Site.of(n, node, "model") for n, node in model_nodes.items()},
-        {n: Site.of(n, node, "guide") for n, node in guide_nodes.items()},
-        size,
-        dim,
-    )
+    # The guide's first: a value that it drew in a wrong shape is the guide's fault, though the model scores it too.
+    guide_sites = {n: Site.of(n, node, "guide") for n, node in guide_nodes.items()}
+    return Draw({n: Site.of(n, node, "model") for n, node in model_nodes.items()}, guide_sites, size, dim)
 
 
 def _loop(model: Program, guide: Program, batch: Sequence[Any], num_particles: int) -> list[Draw]:
@@ -335,6 +338,8 @@ def _tiled(model: Program, guide: Program, batch: Sequence[Any], num_particles: 
 
 
 def _check_match(model: dict[str, Any], guide: dict[str, Any]) -> None:
+    if not model:
+        raise ValueError('the model has no sample sites, expected an observed one: pyro.sample("x", ..., obs=x)')
     wanted = [name for name, node in model.items() if not node["is_observed"]]
     given = [name for name, node in guide.items() if not node["is_observed"]]
     auxiliary = {name for name in given if guide[name]["infer"].get("is_auxiliary")}
@@ -366,6 +371,31 @@ def _plates(frames: Sequence[CondIndepStackFrame]) -> str:
         return "no plate"
     kinds = [f"{f.name!r} (dim={f.dim}, size={f.size})" if f.vectorized else f"{f.name!r} (sequential)" for f in named]
     return "plate " + ", ".join(kinds)
+
+
+def _check_support(name: str, fn: Any, value: Tensor) -> None:
+    base = fn
+    while hasattr(base, "base_dist"):
+        base = base.base_dist
+    if not getattr(base, "_validate_args", False):
+        return
+    try:
+        inside = fn.support.check(value)
+    except (NotImplementedError, RuntimeError, AttributeError):
+        return  # no support, or shapes that do not fit: log_prob says what is wrong
+    if inside.all():
+        return
+    outside = value[~base.support.check(value)].flatten()
+    hint = (
+        " Binarise the data, or score grey values with another likelihood: 'normal', 'discretised-logistic', or "
+        "'grey-bernoulli', which is not a log-likelihood."
+        if isinstance(base, torch.distributions.Bernoulli)
+        else " Rescale the data, or choose a likelihood that allows its values."
+    )
+    raise ValueError(
+        f"site {name!r}: got {outside.numel()} of {value.numel()} values outside the support of {type(base).__name__} "
+        f"({outside[0].item():.4g}, for one), expected {base.support}.{hint}"
+    )
 
 
 def _is_subsample(node: Any) -> bool:

@@ -2,7 +2,8 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import pyro.infer
@@ -67,6 +68,7 @@ class Objective(pyro.infer.ELBO):
         self.joint = joint
         self.step = 0
         self._nesting: dict[Any, int] = {}
+        self._kl_weight: Tensor | None = None
 
     @abstractmethod
     def per_datum(self, terms: Terms, kl_weight: float | Tensor = 1.0, factors: bool = False) -> Tensor:
@@ -111,7 +113,28 @@ class Objective(pyro.infer.ELBO):
     @property
     def current_kl_weight(self) -> float | Tensor:
         """The weight of the KL term at the current step."""
-        return self.kl_weight(self.step) if callable(self.kl_weight) else self.kl_weight
+        if not callable(self.kl_weight):
+            return self.kl_weight
+        return self.kl_weight(self.step) if self._kl_weight is None else self._kl_weight
+
+    @contextmanager
+    def at_kl_weight(self, weight: Tensor) -> Iterator[None]:
+        """Within, a scheduled KL weight is this 0-dim tensor: a recorded loss takes it as an input."""
+        self._kl_weight = weight
+        try:
+            yield
+        finally:
+            self._kl_weight = None
+
+    def describe(self) -> dict[str, Any]:
+        """Class and settings, to be recorded with every number."""
+        names = ("num_particles", "alpha", "kl_weight", "joint", "fallback")
+        settings = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        return {"class": type(self).__name__, **{k: repr(v) if callable(v) else v for k, v in settings.items()}}
+
+    def prepare(self, model: Program, guide: Program, *batch: Any) -> None:
+        """Find out once what the loss needs to know of the pair (how deep its plates nest)."""
+        self._plate_nesting(model, guide, batch)
 
     def terms(self, model: Program, guide: Program, *batch: Any) -> Terms:
         """Draw K particles: the log terms that the formula is written over."""

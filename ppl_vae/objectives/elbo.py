@@ -47,18 +47,16 @@ class Trace_ELBO(Objective):
     def _surrogate(self, draw: Draw) -> Tensor:
         kl_weight = self.current_kl_weight
         parts = [_scaled(s).sum() for s in draw.model.values() if s.observed]
-        parts += [-_scaled(s).sum() for s in draw.guide.values() if s.observed]
+        parts += [-_pathwise(s).sum() for s in draw.guide.values() if s.observed]
         parts += [kl_weight * part for part in self._latent(draw)]
-        if not all(s.reparameterised or s.observed for s in draw.guide.values()):
+        if not all(s.reparameterised for s in draw.guide.values()):
             parts.append(_score_term(draw, kl_weight))
         return reduce(torch.add, parts)
 
     def _latent(self, draw: Draw) -> list[Tensor]:
         """The parts of log p(z) - log q(z | x), summed over the batch."""
         parts = [_scaled(s).sum() for s in draw.model.values() if not s.observed]
-        # Where the value is not reparameterised, all of the gradient is in the score-function term.
-        drawn = [s for s in draw.guide.values() if not s.observed]
-        return parts + [-(_scaled(s) if s.reparameterised else _scaled(s).detach()).sum() for s in drawn]
+        return parts + [-_pathwise(s).sum() for s in draw.guide.values() if not s.observed]
 
 
 class TraceMeanField_ELBO(Trace_ELBO):
@@ -102,9 +100,11 @@ class TraceMeanField_ELBO(Trace_ELBO):
     def per_datum(self, terms: Terms, kl_weight: float | Tensor = 1.0, factors: bool = False) -> Tensor:
         """mean_k [log p(x | z_k) - sum_l KL_l(z_k)], (B,)."""
         terms.require_reparameterised(type(self).__name__)
-        names = terms.draws[0].guide
-        kl = reduce(torch.add, [terms.stack(lambda d, n=n: self._kl(d, n)) for n in names])
-        return (terms.log_likelihood(factors) - kl_weight * kl).mean(0)
+        bound = terms.log_likelihood(factors)
+        for name, site in terms.draws[0].guide.items():
+            if factors or not site.factor:
+                bound = bound - kl_weight * terms.stack(lambda d, n=name: self._kl(d, n))
+        return bound.mean(0)
 
     def _latent(self, draw: Draw) -> list[Tensor]:
         Terms([draw]).require_reparameterised(type(self).__name__)
@@ -148,8 +148,17 @@ def _score_term(draw: Draw, kl_weight: float | Tensor) -> Tensor:
         if not site.observed:
             ratio = kl_weight * (ratio - _scaled(draw.guide[site.name]))
         log_r.add((site.frames, ratio.detach()))
-    drawn = [s for s in draw.guide.values() if not s.observed and not s.reparameterised]
+    for site in draw.guide.values():
+        # Auxiliary sites too are part of log q; Pyro leaves them out here, and its gradient is then biased.
+        if site.name not in draw.model:
+            log_r.add((site.frames, -(1.0 if site.observed else kl_weight) * _scaled(site).detach()))
+    drawn = [s for s in draw.guide.values() if not s.reparameterised]
     return reduce(torch.add, [(log_r.sum_to(s.frames) * (s.log_prob - s.log_prob.detach())).sum() for s in drawn])
+
+
+def _pathwise(site: Site) -> Tensor:
+    """log q of a guide site; where it is not reparameterised, all of its gradient is in the score-function term."""
+    return _scaled(site) if site.reparameterised else _scaled(site).detach()
 
 
 def _scaled(site: Site) -> Tensor:

@@ -1,0 +1,336 @@
+"""The command line: `ppl-vae compare | train | evaluate | sample | reconstruct | manifold | list`."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonargparse
+import torch
+import yaml
+
+from ppl_vae import comparison, data, evaluation, generation, report, runs, specs, tables, training
+from ppl_vae.data import Binarisation, Dataset
+from ppl_vae.nonfinite import NonFiniteError
+from ppl_vae.pair import Pair
+from ppl_vae.training import Compile
+
+__all__ = ["main"]
+
+Name = Literal["auto"] | str
+
+
+def compare(
+    pair: list[str] | None = None,
+    objective: list[str] | None = None,
+    data: str = "digits",
+    data_root: str | None = None,
+    binarisation: Binarisation | None = None,
+    data_seed: int = 0,
+    steps: int = 1000,
+    seeds: int = 3,
+    batch_size: int = 20,
+    learning_rate: float = 1e-3,
+    num_particles: int = 5000,
+    num_test: int | None = None,
+    device: str = "auto",
+    compile: Compile = "auto",
+    out: str | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> None:
+    """Train pairs with objectives from equal weights and with an equal budget; say which is better, in nats.
+
+    Without arguments: the digits, one- and two-layer pairs, k in {1, 5, 50}, VAE and IWAE.
+
+    Args:
+        pair: a pair, `VAE(latent_dim=2)` or `my_file.py:MyPair`; may be repeated.
+        objective: an objective, `elbo:5`, `iwae:50` or `RenyiELBO(alpha=0.5, num_particles=5)`; may be repeated.
+        data: digits, mnist, fashion-mnist, omniglot, cifar10, frey-faces, or a file of arrays.
+        data_root: folder of the data sets; the environment variable PPL_VAE_DATA otherwise.
+        binarisation: dynamic, static or none; the data set's usual one by default.
+        data_seed: of static binarisation and of the test data's one draw.
+        steps: gradient steps of each run.
+        seeds: runs of each pair and objective.
+        batch_size: data per step.
+        learning_rate: of Adam.
+        num_particles: of the importance-sampled log-likelihood.
+        num_test: evaluate on so many test data; all by default.
+        device: auto, cpu, cuda or cuda:N.
+        compile: auto, off or inductor.
+        out: folder of the results; compare-DATA by default.
+        overwrite: replace a folder that is there already.
+        progress: show a progress bar.
+    """
+    folder = out or f"compare-{Path(data).stem}"
+    runs.check_free(folder, overwrite)
+    dataset = _load(data, binarisation, data_root, data_seed)
+    texts = objective or ["elbo:1", "elbo:5", "iwae:5", "elbo:50", "iwae:50"]
+    result = comparison.compare(
+        {text: _maker(text, dataset) for text in pair or _default_pairs(dataset)},
+        {text: specs.make_objective(text) for text in texts},
+        dataset,
+        steps=steps,
+        seeds=seeds,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        num_particles=num_particles,
+        num_test=num_test,
+        device=device,
+        compile=compile,
+        progress=progress,
+    )
+    table = (tables.comparison_table if objective else tables.layers_table)(result)
+    with runs.new_folder(folder, overwrite) as partial:
+        report.comparison_files(result, table, dataset.test_batch().to(result.config["device"]), partial)
+    print(table)
+    print(f"\n{_about(dataset, num_particles, result.runs[0].evaluation)}\nResults: {folder}")
+
+
+def train(
+    pair: str | None = None,
+    objective: str = "elbo",
+    data: str = "digits",
+    data_root: str | None = None,
+    binarisation: Binarisation | None = None,
+    data_seed: int = 0,
+    steps: int = 5000,
+    batch_size: int = 100,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    num_particles: int = 5000,
+    num_test: int | None = None,
+    device: str = "auto",
+    compile: Compile = "auto",
+    out: str = "run",
+    overwrite: bool = False,
+    progress: bool = True,
+) -> None:
+    """Train one pair with one objective, evaluate it, and write a run folder.
+
+    Args:
+        pair: a pair, `VAE(latent_dim=2)` or `my_file.py:MyPair`.
+        objective: an objective, `elbo`, `iwae:50` or `RenyiELBO(alpha=0.5, num_particles=5)`.
+        data: digits, mnist, fashion-mnist, omniglot, cifar10, frey-faces, or a file of arrays.
+        data_root: folder of the data sets; the environment variable PPL_VAE_DATA otherwise.
+        binarisation: dynamic, static or none; the data set's usual one by default.
+        data_seed: of static binarisation and of the test data's one draw.
+        steps: gradient steps.
+        batch_size: data per step.
+        learning_rate: of Adam.
+        seed: of the initial weights, the minibatches and the noise.
+        num_particles: of the importance-sampled log-likelihood.
+        num_test: evaluate on so many test data; all by default.
+        device: auto, cpu, cuda or cuda:N.
+        compile: auto, off or inductor.
+        out: the run folder.
+        overwrite: replace a folder that is there already.
+        progress: show a progress bar.
+    """
+    config = dict(locals())
+    runs.check_free(out, overwrite)
+    dataset = _load(data, binarisation, data_root, data_seed)
+    config |= {"pair": pair or _default_pairs(dataset)[0], "binarisation": dataset.binarisation}
+    config["data_root"] = data_root and str(Path(data_root).resolve())
+    bound = specs.make_objective(objective)
+    torch.manual_seed(seed)
+    trained = _maker(config["pair"], dataset)()
+    history = training.fit(
+        trained,
+        dataset,
+        bound,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        device=device,
+        compile=compile,
+        progress=progress,
+    )
+    test = dataset.subset(num_test=num_test).test_batch().to(trained.reference().device)
+    reached = evaluation.evaluate(trained, test, objective=bound, num_particles=num_particles, seed=seed)
+    result = {"data": dataset.describe(), "evaluation": reached.as_dict(), "history": history.as_dict()}
+    with runs.new_folder(out, overwrite) as partial:
+        (partial / runs.CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+        runs.save_pair(partial, trained)
+        report.write_json({**result, "environment": report.environment(history.device)}, partial / "results.json")
+        report.learning_curves({objective: history.curve}, partial / "learning_curve.png")
+        report.pictures(trained, test, config["pair"], partial)
+    _print_evaluation(reached)
+    print(f"{_about(dataset, num_particles, reached)}\nRun: {out}")
+
+
+def evaluate(
+    run: str,
+    objective: str | None = None,
+    num_particles: int = 5000,
+    num_test: int | None = None,
+    data_root: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    progress: bool = True,
+) -> None:
+    """Evaluate a run on its test data: log-likelihood, bound, active units and KL of each layer.
+
+    Args:
+        run: a folder written by `ppl-vae train`.
+        objective: the bound to report; the one that it was trained for by default.
+        num_particles: of the importance-sampled log-likelihood.
+        num_test: evaluate on so many test data; all by default.
+        data_root: folder of the data sets, where it has moved.
+        device: auto, cpu, cuda or cuda:N.
+        seed: of the noise.
+        progress: show a progress bar.
+    """
+    loaded = runs.load_run(run, data_root)
+    bound = specs.make_objective(objective) if objective else loaded.objective
+    pair = loaded.pair.to(training.resolve_device(device))
+    test = loaded.data.subset(num_test=num_test).test_batch().to(pair.reference().device)
+    reached = evaluation.evaluate(
+        pair, test, objective=bound, num_particles=num_particles, seed=seed, progress=progress
+    )
+    report.write_json(reached.as_dict(), Path(run) / "evaluation.json")
+    _print_evaluation(reached)
+    print(_about(loaded.data, num_particles, reached))
+
+
+def sample(run: str, num: int = 64, seed: int = 0, out: str | None = None, data_root: str | None = None) -> None:
+    """Draw samples from a run's model: a PNG.
+
+    Args:
+        run: a folder written by `ppl-vae train`.
+        num: how many.
+        seed: of the samples.
+        out: the PNG; RUN/samples.png by default.
+        data_root: folder of the data sets, where it has moved.
+    """
+    loaded = runs.load_run(run, data_root)
+    images = generation.samples(loaded.pair, loaded.data.test[:1].expand(num, *loaded.data.shape), seed=seed)
+    print(report.image_grid(images, out or Path(run) / "samples.png", title="samples"))
+
+
+def reconstruct(run: str, num: int = 20, seed: int = 0, out: str | None = None, data_root: str | None = None) -> None:
+    """Reconstruct test data through a run's guide and model: a PNG, each datum above its reconstruction.
+
+    Args:
+        run: a folder written by `ppl-vae train`.
+        num: how many.
+        seed: of the latent draws.
+        out: the PNG; RUN/reconstructions.png by default.
+        data_root: folder of the data sets, where it has moved.
+    """
+    loaded = runs.load_run(run, data_root)
+    test = loaded.data.test_batch()[:num]
+    images = generation.reconstructions(loaded.pair, test, seed=seed)
+    print(report.reconstruction_grid(test, images, out or Path(run) / "reconstructions.png"))
+
+
+def manifold(run: str, size: int = 20, out: str | None = None, data_root: str | None = None) -> None:
+    """Show the manifold of a 2-D latent: the unit square through the prior's inverse distribution function.
+
+    Args:
+        run: a folder written by `ppl-vae train`.
+        size: images along a side.
+        out: the PNG; RUN/manifold.png by default.
+        data_root: folder of the data sets, where it has moved.
+    """
+    loaded = runs.load_run(run, data_root)
+    print(report.manifold_figure(generation.manifold(loaded.pair, size=size), out or Path(run) / "manifold.png"))
+
+
+def list_names() -> None:
+    """Print the names of pairs, objectives and data sets."""
+    for title, names in (
+        ("pairs", specs.pair_names()),
+        ("objectives", specs.objective_names()),
+        ("data", data.names()),
+    ):
+        print(f"{title}: {', '.join(names)}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `ppl-vae`. Exit status 2 for anything that the user can mend, 130 when interrupted."""
+    commands: dict[str, Callable[..., None]] = {
+        "compare": compare,
+        "train": train,
+        "evaluate": evaluate,
+        "sample": sample,
+        "reconstruct": reconstruct,
+        "manifold": manifold,
+        "list": list_names,
+    }
+    try:
+        jsonargparse.auto_cli(commands, args=_repeated(sys.argv[1:] if argv is None else argv), as_positional=True)
+    except (ValueError, OSError, NonFiniteError) as error:
+        print(f"ppl-vae: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("ppl-vae: interrupted; nothing was written", file=sys.stderr)
+        sys.exit(130)
+
+
+def _repeated(argv: Sequence[str]) -> list[str]:
+    """`--objective a --objective b` as the parser wants it: `--objective+=a --objective+=b`, for compare alone."""
+    result, rest = [], list(argv)
+    lists = ("--pair", "--objective") if rest[:1] == ["compare"] else ()
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if name in lists and (equals or rest):
+            value = value if equals else rest.pop(0)
+            result.append(f"{name}={value}" if value.startswith("[") else f"{name}+={value}")
+        else:
+            result.append(word)
+    return result
+
+
+def _load(name: str, binarisation: Binarisation | None, root: str | None, seed: int) -> Dataset:
+    return data.load(name, binarisation=binarisation, root=root, seed=seed)
+
+
+def _default_pairs(dataset: Dataset) -> list[str]:
+    """One- and two-layer pairs: Burda et al.'s sizes, smaller ones for small images."""
+    likelihood = f', likelihood="discretised-logistic", levels={dataset.levels}'
+    tail = "" if dataset.binarisation != "none" else likelihood
+    if dataset.train[0].numel() <= 100:
+        return [
+            f"VAE(latent_dim=20, hidden=(100, 100){tail})",
+            f"HierarchicalVAE(latent_dims=(20, 10), hidden=((100, 100), (50, 50)){tail})",
+        ]
+    return [
+        f"VAE(latent_dim=50, hidden=(200, 200){tail})",
+        f"HierarchicalVAE(latent_dims=(100, 50), hidden=((200, 200), (100, 100)){tail})",
+    ]
+
+
+def _maker(text: str, dataset: Dataset) -> Callable[[], Pair]:
+    """Makes fresh pairs for a data set; p(x | z) starts at the pixel means where the pair knows how."""
+    factory = specs.pair_factory(text)
+
+    def make() -> Pair:
+        pair = factory(dataset.shape)
+        if callable(set_mean := getattr(pair, "set_output_mean", None)):
+            set_mean(dataset.pixel_means)
+        return pair
+
+    return make
+
+
+def _print_evaluation(reached: evaluation.Evaluation) -> None:
+    print(f"NLL {reached.nll:.2f} (s.e. {reached.nll_se:.2f} over {reached.num_data} data) nats: {reached.label}")
+    if reached.bound is not None:
+        print(f"bound {reached.bound:.2f} nats, ESS {reached.ess:.0f} of {reached.num_particles}")
+    for site, units in reached.active_units.items():
+        print(f"{site}: {units.count} of {units.total} units active, KL {reached.kl[site]:.2f} nats")
+
+
+def _about(dataset: Dataset, num_particles: int, reached: Any) -> str:
+    note = f"; {dataset.note}" if dataset.note else ""
+    return (
+        f"{dataset.name}, {dataset.binarisation} binarisation, {reached.num_data} test data; NLL in nats by importance "
+        f"sampling with {num_particles} particles ({reached.label}){note}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""`compare`: pairs x objectives x seeds with equal initial weights, data and budget -> one table in nats."""
+
+import copy
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ppl_vae import evaluation
+from ppl_vae.data import Dataset, from_tensor
+from ppl_vae.evaluation import Evaluation
+from ppl_vae.objectives import Objective
+from ppl_vae.pair import Pair
+from ppl_vae.training import Compile, History, Record, fit, resolve_device
+
+__all__ = ["Comparison", "Difference", "Row", "Run", "compare"]
+
+MakePair = Callable[[], Pair]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pair trained with one objective from one seed.
+
+    Args:
+        pair: name of the pair.
+        objective: name of the objective.
+        seed: of the initial weights, the minibatches and the noise.
+        history: the learning curve and the time taken.
+        evaluation: what the trained pair reaches on the test data.
+    """
+
+    pair: str
+    objective: str
+    seed: int
+    history: History
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs of one pair and one objective: means over the seeds.
+
+    Args:
+        pair: name of the pair.
+        objective: name of the objective.
+        seeds: how many.
+        nll: -log p(x) in nats per datum, by importance sampling.
+        nll_se: its standard error over the seeds; over the test data where there is one seed.
+        active_units: for each latent site, bottom to top.
+        ess: effective sample size of the importance sampling.
+        bound: the training bound on the test data, nats per datum.
+        ms_per_step: median wall time of a training step.
+    """
+
+    pair: str
+    objective: str
+    seeds: int
+    nll: float
+    nll_se: float
+    active_units: tuple[float, ...]
+    ess: float
+    bound: float
+    ms_per_step: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """NLL of `objective` minus NLL of `baseline`, paired over the seeds: negative is better than the baseline."""
+
+    pair: str
+    objective: str
+    baseline: str
+    nats: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` returns.
+
+    Args:
+        runs: all runs.
+        trained: the pair of the last seed of each (pair, objective), for pictures.
+        config: what was asked for, and the data's description.
+    """
+
+    runs: list[Run]
+    trained: dict[tuple[str, str], Pair] = field(repr=False)
+    config: dict[str, Any]
+
+    @property
+    def rows(self) -> list[Row]:
+        """One row for each pair and objective, in the order in which they were given."""
+        return [_row(runs) for runs in self._cells().values()]
+
+    def differences(self) -> list[Difference]:
+        """Each objective against the first one, for each pair."""
+        cells, first = self._cells(), next(iter(self.config["objectives"]))
+        return [
+            _difference(runs, cells[pair, first])
+            for (pair, objective), runs in cells.items()
+            if objective != first and (pair, first) in cells
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Config, rows, differences and runs, ready for JSON."""
+        return {
+            "config": self.config,
+            "label": self.runs[0].evaluation.label if self.runs else "",
+            "rows": [asdict(row) for row in self.rows],
+            "differences": [asdict(difference) for difference in self.differences()],
+            "runs": [
+                {
+                    "pair": run.pair,
+                    "objective": run.objective,
+                    "seed": run.seed,
+                    "evaluation": run.evaluation.as_dict(),
+                    "history": run.history.as_dict(),
+                }
+                for run in self.runs
+            ],
+        }
+
+    def _cells(self) -> dict[tuple[str, str], list[Run]]:
+        cells: dict[tuple[str, str], list[Run]] = {}
+        for run in self.runs:
+            cells.setdefault((run.pair, run.objective), []).append(run)
+        return cells
+
+
+def compare(
+    make_pair: MakePair | Mapping[str, MakePair],
+    objectives: Mapping[str, Objective],
+    data: Dataset | Tensor,
+    *,
+    steps: int,
+    seeds: int = 3,
+    batch_size: int = 100,
+    learning_rate: float = 1e-3,
+    schedule: Callable[[int], float] | None = None,
+    num_particles: int = 5000,
+    num_test: int | None = None,
+    device: str | torch.device = "auto",
+    compile: Compile = "auto",
+    progress: bool = True,
+    on_run: Callable[[Run], None] | None = None,
+) -> Comparison:
+    """Train each pair with each objective, from equal weights and with an equal budget, and evaluate all alike.
+
+    For one seed, all objectives start from the same initial weights and see the same minibatches in the same
+    order. All are evaluated on the test data by importance sampling with the same number of particles, whatever
+    they were trained for.
+
+    Args:
+        make_pair: makes a fresh pair; or several such functions by name.
+        objectives: by name; the first is the baseline of the paired differences.
+        data: a data set, or a tensor of N rows (its last tenth is then held out as test data).
+        steps: gradient steps of each run.
+        seeds: how many runs of each; seeds 0, 1, ...
+        batch_size: B.
+        learning_rate: of Adam.
+        schedule: from the step to a factor on the learning rate.
+        num_particles: K of the evaluation.
+        num_test: evaluate on the first so many test data; on all of them if None.
+        device: "auto" takes CUDA where there is one.
+        compile: as for `fit`.
+        progress: show one bar over all runs, with the time left.
+        on_run: called with each finished run.
+
+    Raises:
+        ValueError: no objective, no seed, or whatever `fit` and `evaluate` refuse.
+
+    Example:
+        >>> from ppl_vae.data import load
+        >>> from ppl_vae.objectives import IWAE, Trace_ELBO
+        >>> from ppl_vae.pairs import VAE
+        >>> result = compare(lambda: VAE((1, 8, 8), 5, (20,)), {"elbo": Trace_ELBO(), "iwae-5": IWAE(5)},
+        ...                  load("digits"), steps=3, seeds=1, num_particles=10, progress=False)
+        >>> [row.objective for row in result.rows]
+        ['elbo', 'iwae-5']
+    """
+    if not objectives or seeds < 1:
+        raise ValueError(f"got {len(objectives)} objectives and {seeds} seeds, expected at least one of each")
+    makers = dict(make_pair) if isinstance(make_pair, Mapping) else {"pair": make_pair}
+    dataset = data if isinstance(data, Dataset) else from_tensor(data)
+    place = resolve_device(device)
+    test = dataset.subset(num_test=num_test).test_batch().to(place)
+    config = {
+        "pairs": list(makers),
+        "objectives": {name: objective.describe() for name, objective in objectives.items()},
+        "steps": steps,
+        "seeds": seeds,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "evaluation_particles": num_particles,
+        "evaluation_data": len(test),
+        "device": str(place),
+        "data": dataset.describe(),
+    }
+    result = Comparison([], {}, config)
+    options: dict[str, Any] = {
+        "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "schedule": schedule,
+        "device": place, "compile": compile, "progress": False,
+    }  # fmt: skip
+    todo = [(seed, pair, name) for seed in range(seeds) for pair in makers for name in objectives]
+    with tqdm(total=steps * len(todo), disable=not progress, unit="step", smoothing=0.1, mininterval=0.5) as bar:
+        for seed, pair, name in todo:
+            bar.set_description(f"{pair.partition('(')[0]} {name} seed {seed}", refresh=False)
+            trained = _fresh(makers[pair], seed)
+            objective = copy.deepcopy(objectives[name])
+            history = fit(trained, dataset, objective, seed=seed, on_record=_advance(bar), **options)
+            reached = evaluation.evaluate(trained, test, objective=objective, num_particles=num_particles, seed=seed)
+            result.runs.append(Run(pair, name, seed, history, reached))
+            result.trained[pair, name] = trained
+            if on_run is not None:
+                on_run(result.runs[-1])
+    return result
+
+
+def _fresh(make: MakePair, seed: int) -> Pair:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
+
+def _advance(bar: "tqdm[Any]") -> Callable[[Record], None]:
+    start = bar.n
+
+    def advance(record: Record) -> None:
+        bar.update(start + record.step - bar.n)
+
+    return advance
+
+
+def _row(runs: Sequence[Run]) -> Row:
+    reached = [run.evaluation for run in runs]
+    units = [[site.count for site in e.active_units.values()] for e in reached]
+    return Row(
+        pair=runs[0].pair,
+        objective=runs[0].objective,
+        seeds=len(runs),
+        nll=statistics.fmean(e.nll for e in reached),
+        nll_se=_standard_error([e.nll for e in reached]) if len(runs) > 1 else reached[0].nll_se,
+        active_units=tuple(statistics.fmean(layer) for layer in zip(*units, strict=True)),
+        ess=statistics.fmean(e.ess for e in reached),
+        bound=statistics.fmean(e.bound for e in reached if e.bound is not None),
+        ms_per_step=statistics.median(run.history.ms_per_step for run in runs),
+    )
+
+
+def _difference(runs: Sequence[Run], baseline: Sequence[Run]) -> Difference:
+    by_seed = {run.seed: run.evaluation.nll for run in baseline}
+    gaps = [run.evaluation.nll - by_seed[run.seed] for run in runs]
+    error = _standard_error(gaps) if len(gaps) > 1 else math.nan
+    return Difference(runs[0].pair, runs[0].objective, baseline[0].objective, statistics.fmean(gaps), error)
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values))

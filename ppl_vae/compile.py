@@ -1,0 +1,145 @@
+"""Trace Pyro away: the loss of a pair recorded as a pure function of (parameters, noise, batch), then compiled.
+
+`torch.compile` on a Pyro program breaks at every effect handler. Here the handlers run once, under
+`make_fx`, which records the tensor operations alone; what is compiled is that record.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pyro
+import torch
+from torch import Tensor, fx
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from ppl_vae.objectives import Objective, PairLoss
+
+__all__ = ["CompiledLoss", "Recorded", "record"]
+
+aten = torch.ops.aten
+
+# Samplers that overwrite their tensor argument or read its shape alone. Their draws depend on neither
+# parameters nor data, so they are made outside of the graph and passed in: the graph becomes a pure
+# function, and eager and compiled losses agree on shared noise. Other samplers stay in the graph.
+_LIFTED = {
+    aten.normal_.default,
+    aten.uniform_.default,
+    aten.exponential_.default,
+    aten.bernoulli_.float,
+    aten.randn_like.default,
+    aten.rand_like.default,
+}
+
+MAX_SHAPES = 4
+"""So many batch shapes are compiled; batches of further shapes go through the eager loss."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A loss as a pure function: `graph(*state, kl_weight, *batch, *noise)` is a 0-dim tensor.
+
+    Args:
+        graph: the recorded operations. `state` are the parameters, then the buffers, of the `PairLoss`.
+        samplers: draw the noise, one tensor for each random operation lifted out, in program order.
+    """
+
+    graph: fx.GraphModule
+    samplers: Sequence[Callable[[], Tensor]]
+
+    def noise(self) -> list[Tensor]:
+        """Fresh noise from the global random state, drawn in the order in which the eager loss draws it."""
+        return [sample() for sample in self.samplers]
+
+
+def record(loss: PairLoss, *batch: Tensor) -> Recorded:
+    """Record the loss of a batch; only its shapes and dtypes matter.
+
+    Raises:
+        Exception: whatever the tracer refuses: data-dependent control flow, an unknown operation.
+    """
+    objective = cast(Objective, loss.elbo)
+    state = loss_state(loss)
+    size = len(state)
+
+    def pure(*args: Tensor) -> Tensor:
+        with objective.at_kl_weight(args[size]):
+            return functional_call(loss, dict(zip(state, args[:size], strict=True)), tuple(args[size + 1 :]))
+
+    # The plates' nesting is found by a run of its own, which must not end up in the record.
+    loss.elbo.prepare(loss.model, loss.guide, *batch)
+    with pyro.validation_enabled(False):
+        graph = make_fx(pure, tracing_mode="fake")(*state.values(), torch.ones(()), *batch)
+    return Recorded(graph, _lift_noise(graph))
+
+
+def loss_state(loss: PairLoss) -> dict[str, Tensor]:
+    """Parameters, then buffers, by name."""
+    return {**dict(loss.named_parameters()), **dict(loss.named_buffers())}
+
+
+class CompiledLoss:
+    """`loss(*batch)` through Inductor: recorded and compiled once per batch shape.
+
+    Where recording or compiling fails (data-dependent control flow, an operation that the tracer
+    refuses, no C++ compiler), one warning says why and the eager loss serves from then on.
+
+    Args:
+        loss: the loss of a pair, `objective(pair)`.
+    """
+
+    def __init__(self, loss: PairLoss) -> None:
+        self.loss = loss
+        self.failed = False
+        self._compiled: dict[Any, tuple[Recorded, Callable[..., Tensor]]] = {}
+
+    def __call__(self, *batch: Any) -> Tensor:
+        """The differentiable loss of a batch, as `PairLoss`'s."""
+        key = (self.loss.training, *((tuple(b.shape), b.dtype, b.device) for b in batch if isinstance(b, Tensor)))
+        if self.failed or (key not in self._compiled and len(self._compiled) >= MAX_SHAPES):
+            return self.loss(*batch)
+        try:
+            if key not in self._compiled:
+                recorded = record(self.loss, *batch)
+                self._compiled[key] = (recorded, torch.compile(recorded.graph, dynamic=False))
+            return self._run(*self._compiled[key], *batch)
+        except Exception as error:
+            self.failed = True
+            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300] if str(error) else ''}"
+            warnings.warn(f"ppl_vae: this pair can't be compiled and goes on eagerly ({reason})", stacklevel=2)
+            return self.loss(*batch)
+
+    def _run(self, recorded: Recorded, graph: Callable[..., Tensor], *batch: Tensor) -> Tensor:
+        state = loss_state(self.loss).values()
+        kl_weight = torch.as_tensor(cast(Objective, self.loss.elbo).current_kl_weight, dtype=torch.get_default_dtype())
+        return graph(*state, kl_weight, *batch, *recorded.noise())
+
+
+def _lift_noise(graph: fx.GraphModule) -> list[Callable[[], Tensor]]:
+    """Turn the random operations of the graph into inputs, behind its last one; how to draw each of them."""
+    samplers: list[Callable[[], Tensor]] = []
+    last = [node for node in graph.graph.nodes if node.op == "placeholder"][-1]
+    for node in list(graph.graph.nodes):
+        if node.target not in _LIFTED:
+            continue
+        samplers.append(_sampler(node))
+        with graph.graph.inserting_after(last):
+            last = graph.graph.placeholder(f"noise_{len(samplers)}")
+        last.meta = dict(node.meta)
+        node.replace_all_uses_with(last)
+        graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return samplers
+
+
+def _sampler(node: fx.Node) -> Callable[[], Tensor]:
+    like, scalars = node.meta["val"], node.args[1:]
+    target = cast(Callable[..., Tensor], node.target)
+
+    def sample() -> Tensor:
+        return target(torch.empty(tuple(like.shape), dtype=like.dtype, device=like.device), *scalars)
+
+    return sample

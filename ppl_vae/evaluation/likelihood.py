@@ -1,0 +1,175 @@
+"""log p(x) by importance sampling, and the training bounds over any amount of data."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae.evaluation.chunks import Settings, chunked
+from ppl_vae.objectives import Objective
+from ppl_vae.pair import Pair
+from ppl_vae.terms import Terms
+
+__all__ = ["ImportanceSampling", "bound", "importance_sampling", "log_likelihood"]
+
+
+@dataclass(frozen=True)
+class ImportanceSampling:
+    """Estimates of log p(x) from K weights w_k = p(x, z_k) / q(z_k | x) of each datum.
+
+    Args:
+        log_likelihood: log mean_k w_k, (N,) float64, nats.
+        ess: effective sample size (sum_k w_k)^2 / sum_k w_k^2, (N,), between 1 and K. Where it is
+            small, log p(x) is underestimated; 0 where all weights are 0.
+        num_particles: K.
+    """
+
+    log_likelihood: Tensor
+    ess: Tensor
+    num_particles: int
+
+    @property
+    def mean(self) -> float:
+        """Mean log-likelihood of the data, nats."""
+        return self.log_likelihood.mean().item()
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of `mean` over the data, nats: what other data would change; NaN for one datum."""
+        return standard_error(self.log_likelihood)
+
+    @classmethod
+    def of(cls, log_sums: Tensor, num_particles: int) -> "ImportanceSampling":
+        """From (log sum_k w_k, log sum_k w_k^2), shape (2, N)."""
+        first, second = log_sums
+        ess = torch.where(first == -math.inf, 0.0, (2 * first - second).exp())
+        return cls(first - math.log(num_particles), ess, num_particles)
+
+
+def importance_sampling(
+    pair: Pair,
+    *batch: Any,
+    num_particles: int = 5000,
+    memory: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    progress: bool = False,
+) -> ImportanceSampling:
+    """log p(x) ~ log mean_k w_k with w_k = p(x, z_k) / q(z_k | x), for each datum.
+
+    A lower bound in expectation, tighter with every particle. `pyro.factor` sites do not enter it.
+    Sums are kept in float64, and neither N nor K changes how much memory a run takes.
+
+    Args:
+        pair: any pair whose sites are per datum; discrete latent sites are welcome.
+        batch: the data; each tensor has N rows.
+        num_particles: K.
+        memory: upper limit of the bytes of tensors alive at once; 256 MiB by default (2 GiB on an
+            accelerator). Smaller chunks are chosen where they are faster.
+        batch_size: data run at once; chosen for speed by default.
+        seed: of a private random stream; the global one by default.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: a bad batch (see `check_batch`), num_particles < 1, or memory too small for one
+            particle of one datum.
+        NotPerDatumError: a site is not per datum.
+
+    References:
+        Importance Weighted Autoencoders, Burda et al. 2015, section 5 (with K = 5000).
+        Monte Carlo theory, methods and examples, Owen 2013, eq. 9.13: the effective sample size.
+
+    Example:
+        >>> from ppl_vae.testing import LinearGaussian
+        >>> pair, x = LinearGaussian(5, 2).double(), torch.ones(3, 5).double()
+        >>> pair.set_guide_to_posterior()
+        >>> result = importance_sampling(pair, x, num_particles=10)
+        >>> torch.allclose(result.log_likelihood, pair.log_likelihood(x)), result.ess.round().tolist()
+        (True, [10.0, 10.0, 10.0])
+    """
+    settings = Settings(memory, batch_size, seed, progress)
+    with chunked(pair, batch, num_particles, add_weights, settings) as chunks:
+        log_sums = torch.cat([chunks.fold(part) for part in chunks], dim=1)
+    return ImportanceSampling.of(log_sums, num_particles)
+
+
+def log_likelihood(
+    pair: Pair,
+    *batch: Any,
+    num_particles: int = 5000,
+    memory: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """log p(x) of each datum in nats, (N,) float64: `importance_sampling(...).log_likelihood`.
+
+    Example:
+        >>> from ppl_vae.pairs import VAE
+        >>> log_likelihood(VAE((1, 8, 8), latent_dim=2), torch.zeros(3, 1, 8, 8), num_particles=10).shape
+        torch.Size([3])
+    """
+    return importance_sampling(
+        pair,
+        *batch,
+        num_particles=num_particles,
+        memory=memory,
+        batch_size=batch_size,
+        seed=seed,
+        progress=progress,
+    ).log_likelihood
+
+
+def bound(
+    pair: Pair,
+    objective: Objective,
+    *batch: Any,
+    memory: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """The bound of an objective for each datum, in nats, (N,): `objective.bound` in chunks of data.
+
+    Args:
+        pair: any pair whose sites are per datum.
+        objective: says how many particles; all those of a datum are in one chunk.
+        batch: the data; each tensor has N rows.
+        memory, batch_size, seed, progress: as for `importance_sampling`.
+
+    Raises:
+        TypeError: the objective is not one of `ppl_vae.objectives`.
+        ValueError: a bad batch, a joint objective, or memory too small for one datum.
+
+    Example:
+        >>> from ppl_vae.objectives import IWAE
+        >>> from ppl_vae.pairs import VAE
+        >>> bound(VAE((1, 8, 8), latent_dim=2), IWAE(num_particles=5), torch.zeros(3, 1, 8, 8)).shape
+        torch.Size([3])
+    """
+    if not isinstance(objective, Objective):
+        raise TypeError(f"objective: got {type(objective).__name__}, expected one of ppl_vae.objectives")
+    if objective.joint:
+        raise ValueError(
+            "objective: got joint=True, whose bound is that of a whole batch, expected one per datum; call "
+            "objective.bound(pair.model, pair.guide, *batch)"
+        )
+    settings, particles = Settings(memory, batch_size, seed, progress), objective.num_particles
+    with chunked(pair, batch, particles, add_weights, settings, split=False) as chunks:
+        return torch.cat([objective.bound(pair.model, pair.guide, *part) for part in chunks])
+
+
+def add_weights(log_sums: Tensor | None, terms: Terms) -> Tensor:
+    """(log sum_k w_k, log sum_k w_k^2) with the particles of `terms` added, (2, B) float64."""
+    log_w = terms.log_weight().double()
+    new = torch.stack([torch.logsumexp(log_w, 0), torch.logsumexp(2 * log_w, 0)])
+    return new if log_sums is None else torch.logaddexp(log_sums, new)
+
+
+def standard_error(values: Tensor) -> float:
+    """Standard error of the mean of N values; NaN for one."""
+    if len(values) < 2:
+        return math.nan
+    return values.double().std().item() / math.sqrt(len(values))

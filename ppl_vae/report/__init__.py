@@ -1,0 +1,22 @@
+"""Figures, tables and one HTML page, each written whole or not at all."""
+
+from ppl_vae.report.figures import Curve, image_grid, learning_curves, manifold_figure, reconstruction_grid
+from ppl_vae.report.files import environment, write_bytes, write_csv, write_json
+from ppl_vae.report.page import Section, html_page
+from ppl_vae.report.results import comparison_files, pictures
+
+__all__ = [
+    "Curve",
+    "Section",
+    "comparison_files",
+    "environment",
+    "html_page",
+    "image_grid",
+    "learning_curves",
+    "manifold_figure",
+    "pictures",
+    "reconstruction_grid",
+    "write_bytes",
+    "write_csv",
+    "write_json",
+]

@@ -1,0 +1,252 @@
+"""Figures as PNG files.
+
+Images are light on dark, as their values say: 0 is black, 1 is white. No display is needed, and nothing of
+pyplot's global state is touched.
+"""
+
+import io
+import math
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from torch import Tensor
+
+from ppl_vae.report.files import write_bytes
+
+__all__ = ["Curve", "image_grid", "learning_curves", "manifold_figure", "reconstruction_grid"]
+
+Curve = Sequence[tuple[float, float]]
+"""Points (step, value)."""
+
+# A power of two, so that a size in pixels is the same number again after its way through inches.
+_DPI = 128
+_TEXT = 9  # points: 16 pixels
+_INK = "#333333"
+# Okabe & Ito's palette, which colour-blind readers tell apart; its yellow is too pale for a line on white.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)))
+
+
+def image_grid(images: Tensor, path: str | Path, columns: int | None = None, title: str | None = None) -> Path:
+    """A PNG of images in rows.
+
+    Args:
+        images: (N, C, H, W) with C = 1 or 3, (N, H, W), or (N, D) with D a square; clipped to [0, 1]. NaN is
+            magenta, so that it is seen.
+        path: of the PNG.
+        columns: images in a row; as many as rows by default.
+        title: above the images.
+
+    Raises:
+        ValueError: images of another shape, or none; columns < 1.
+    """
+    tiles = _tiles(images)
+    columns = math.ceil(math.sqrt(len(tiles))) if columns is None else columns
+    return _save_mosaic(_mosaic(tiles, _at_most(len(tiles), columns), 64), path, title)
+
+
+def reconstruction_grid(
+    originals: Tensor,
+    reconstructions: Tensor,
+    path: str | Path,
+    columns: int = 10,
+    title: str | None = None,
+    labels: tuple[str, str] = ("data", "model"),
+) -> Path:
+    """A PNG of images, each above its reconstruction.
+
+    Args:
+        originals: as in `image_grid`.
+        reconstructions: of the same shape.
+        path: of the PNG.
+        columns: images in a row.
+        title: above the images.
+        labels: of the rows of originals and of reconstructions.
+
+    Raises:
+        ValueError: two different shapes; what `image_grid` raises.
+    """
+    if originals.shape != reconstructions.shape:
+        raise ValueError(
+            f"got originals {tuple(originals.shape)} and reconstructions {tuple(reconstructions.shape)}, expected "
+            "one shape for both"
+        )
+    above, below = _tiles(originals), _tiles(reconstructions)
+    columns, rows, centres = _at_most(len(above), columns), [], []
+    for i in range(0, len(above), columns):
+        for label, tiles in zip(labels, (above, below), strict=True):
+            row = _mosaic(tiles[i : i + columns], columns, 64)
+            centres.append((sum(map(len, rows)) + len(row) / 2, label))
+            rows.append(row)
+        rows.append(np.full_like(rows[-1][:8], 255))
+    return _save_mosaic(np.concatenate(rows[:-1]), path, title, labels=centres)
+
+
+def manifold_figure(grid: Tensor, path: str | Path, title: str | None = None) -> Path:
+    """A PNG of `generation.manifold`, its axes in quantiles of the prior.
+
+    Args:
+        grid: (S, S, C, H, W) or (S, S, D), first row on top.
+        path: of the PNG.
+        title: above the images.
+
+    Raises:
+        ValueError: images of another shape, or not as many rows as columns.
+    """
+    if grid.dim() < 3 or grid.shape[0] != grid.shape[1]:
+        raise ValueError(f"got shape {tuple(grid.shape)}, expected (size, size, channels, height, width)")
+    size = len(grid)
+    mosaic = _mosaic(_tiles(grid.flatten(0, 1)), size, 800 // size)
+    return _save_mosaic(mosaic, path, title, quantiles=True)
+
+
+def learning_curves(
+    curves: Mapping[str, Curve | Sequence[Curve]],
+    path: str | Path,
+    ylabel: str = "bound, nats per datum",
+    xlabel: str = "step",
+    title: str | None = None,
+    log_x: bool = False,
+) -> Path:
+    """A PNG of curves: for each name one run, or several seeds as their mean in a band from lowest to highest.
+
+    The first tenth of a curve's points does not set the range of the y axis: it would squash the rest.
+
+    Args:
+        curves: name -> the points of one run, or a list of runs; runs of a name share their steps.
+        path: of the PNG.
+        ylabel: of the y axis.
+        xlabel: of the x axis.
+        title: above the axes.
+        log_x: a logarithmic x axis.
+
+    Raises:
+        ValueError: no curves, a name without points, or runs of a name without common steps.
+    """
+    if not curves:
+        raise ValueError("got no curves, expected at least one: name -> [(step, value), ...]")
+    bands = {name: _band(name, curve) for name, curve in curves.items()}
+    figure = Figure(figsize=(7.5, 4.2), dpi=_DPI, layout="constrained")
+    axes = figure.add_subplot()
+    for i, (name, (steps, low, mean, high)) in enumerate(bands.items()):
+        colour, dashes = _COLOURS[i % len(_COLOURS)], _DASHES[i // len(_COLOURS) % len(_DASHES)]
+        axes.plot(steps, mean, label=name, color=colour, linewidth=1.6, linestyle=dashes)
+        axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+    lines = sorted(axes.get_lines(), key=_height, reverse=True)  # the legend's order is that of the lines' ends
+    figure.legend(handles=lines, loc="outside right upper", frameon=False, fontsize=_TEXT)
+    axes.set_ylim(_limits(bands.values()))
+    if log_x:
+        axes.set_xscale("log")
+    axes.set_xlabel(xlabel, fontsize=_TEXT)
+    axes.set_ylabel(ylabel, fontsize=_TEXT)
+    axes.set_title(title or "", fontsize=_TEXT + 1, loc="left")
+    axes.tick_params(labelsize=_TEXT - 1)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+    return _save(figure, path)
+
+
+def _tiles(images: Tensor) -> np.ndarray:
+    """Images as bytes (N, H, W, 3)."""
+    x = images.detach().float().cpu()
+    if x.dim() == 2 and (side := math.isqrt(x.shape[1])) ** 2 == x.shape[1]:
+        x = x.unflatten(1, (1, side, side))
+    x = x.unsqueeze(1) if x.dim() == 3 else x
+    if x.dim() != 4 or x.shape[1] not in (1, 3) or not x.numel():
+        raise ValueError(
+            f"got images of shape {tuple(images.shape)}, expected (N, C, H, W) with C = 1 or 3, (N, H, W), or (N, D) "
+            "with D a square; reshape them"
+        )
+    rgb = x.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+    rgb = np.where(np.isnan(rgb), (1.0, 0.0, 1.0), rgb.clip(0, 1))
+    return (255 * rgb).round().astype(np.uint8)
+
+
+def _at_most(number: int, columns: int) -> int:
+    if columns < 1:
+        raise ValueError(f"columns: got {columns}, expected at least 1")
+    return min(number, columns)
+
+
+def _mosaic(tiles: np.ndarray, columns: int, pixels: int) -> np.ndarray:
+    """Tiles in rows on white, bytes (H, W, 3); small ones are enlarged, to at most `pixels`, by a whole factor."""
+    gap, factor = 2, max(pixels // max(tiles.shape[1:3]), 1)
+    tiles = tiles.repeat(factor, 1).repeat(factor, 2)
+    h, w = (size + gap for size in tiles.shape[1:3])
+    mosaic = np.full((math.ceil(len(tiles) / columns) * h + gap, columns * w + gap, 3), 255, np.uint8)
+    for i, tile in enumerate(tiles):
+        top, left = i // columns * h + gap, i % columns * w + gap
+        mosaic[top : top + h - gap, left : left + w - gap] = tile
+    return mosaic
+
+
+def _save_mosaic(
+    mosaic: np.ndarray,
+    path: str | Path,
+    title: str | None,
+    labels: Sequence[tuple[float, str]] = (),
+    quantiles: bool = False,
+) -> Path:
+    """Put a mosaic on a figure pixel by pixel, with a title, labels of rows (at a height), or the prior's quantiles."""
+    left = 60 if quantiles else max((16 + 9 * len(text) for _, text in labels), default=0)
+    right, bottom = (20, 54) if quantiles else (0, 0)
+    width = max(left + mosaic.shape[1] + right, 360 if title else 0)
+    lines = textwrap.wrap(title or "", width // 9)
+    height = mosaic.shape[0] + bottom + (24 * len(lines) + 12 if lines else 12 if quantiles else 0)
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+    box = (left / width, bottom / height, mosaic.shape[1] / width, mosaic.shape[0] / height)
+    axes = figure.add_axes(box, frameon=False)
+    axes.imshow(mosaic, interpolation="nearest", aspect="auto")
+    axes.set(xticks=[], yticks=[])
+    if labels:
+        axes.set_yticks(*zip(*labels, strict=True))
+    if quantiles:
+        _quantile_axes(axes, len(mosaic))
+    axes.tick_params(length=3 if quantiles else 0, labelsize=_TEXT, labelcolor=_INK, color=_INK)
+    figure.text((left + 2) / width, 1 - 6 / height, "\n".join(lines), va="top", size=_TEXT + 1, linespacing=1.2)
+    return _save(figure, path)
+
+
+def _quantile_axes(axes: Axes, size: int) -> None:
+    ticks, names = [q * size - 0.5 for q in (0, 0.25, 0.5, 0.75, 1)], ["0", "¼", "½", "¾", "1"]
+    axes.set_xticks(ticks, names)
+    axes.set_yticks(ticks, names[::-1])
+    axes.set_xlabel("quantile of $z_1$ under the prior", fontsize=_TEXT, color=_INK)
+    axes.set_ylabel("quantile of $z_2$ under the prior", fontsize=_TEXT, color=_INK)
+
+
+def _save(figure: Figure, path: str | Path) -> Path:
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(content)  # not savefig, whose size may depend on the user's matplotlibrc
+    return write_bytes(content.getvalue(), path)
+
+
+def _band(name: str, curve: Any) -> np.ndarray:
+    """Steps, lowest, mean and highest value over the runs, (4, points)."""
+    single = len(curve) > 0 and len(curve[0]) > 0 and np.ndim(curve[0][0]) == 0  # points, not runs
+    runs = [dict(run) for run in ([curve] if single else curve)]
+    steps = sorted(set.intersection(*map(set, runs))) if runs else []
+    if not steps:
+        raise ValueError(f"curve {name!r}: got {len(runs)} runs without common steps, expected points (step, value)")
+    values = np.array([[float(run[step]) for step in steps] for run in runs])
+    return np.stack([np.array(steps, float), values.min(0), values.mean(0), values.max(0)])
+
+
+def _limits(bands: Iterable[np.ndarray]) -> tuple[float, float]:
+    parts = [band[1:, min(math.ceil(band.shape[1] / 10), band.shape[1] - 1) :].ravel() for band in bands]
+    values = np.concatenate(parts)
+    values = values[np.isfinite(values)] if np.isfinite(values).any() else np.zeros(1)
+    margin = 0.05 * np.ptp(values) or 1.0
+    return float(values.min() - margin), float(values.max() + margin)
+
+
+def _height(line: Line2D) -> float:
+    y = np.asarray(line.get_ydata(), float)
+    return float(np.nan_to_num(y[-1], nan=-np.inf))

@@ -1,0 +1,76 @@
+"""The files of a comparison and of a run: JSON, CSV, pictures and one page."""
+
+import dataclasses
+from pathlib import Path
+
+from torch import Tensor
+
+from ppl_vae import generation
+from ppl_vae.comparison import Comparison
+from ppl_vae.pair import Pair
+from ppl_vae.report.figures import image_grid, learning_curves, manifold_figure, reconstruction_grid
+from ppl_vae.report.files import environment, write_csv, write_json
+from ppl_vae.report.page import Section, html_page
+
+__all__ = ["comparison_files", "pictures"]
+
+NUM_IMAGES = 100
+
+
+def comparison_files(result: Comparison, table: str, test: Tensor, folder: Path) -> None:
+    """Write results.json, rows.csv, learning_curves.png, the best run's pictures, and index.html.
+
+    Args:
+        result: of `compare`.
+        table: the text table to put into table.txt and on the page.
+        test: some test data, (N, *shape), to reconstruct.
+        folder: an existing folder.
+    """
+    write_json({**result.as_dict(), "environment": environment(result.config["device"])}, folder / "results.json")
+    rows = [
+        dataclasses.asdict(row) | {"active_units": "+".join(f"{u:g}" for u in row.active_units)} for row in result.rows
+    ]
+    write_csv(rows, folder / "rows.csv")
+    (folder / "table.txt").write_text(table + "\n")
+    curves: dict[str, list[list[tuple[float, float]]]] = {}
+    for run in result.runs:
+        curves.setdefault(f"{_short(run.pair)} {run.objective}", []).append(run.history.curve)
+    learning_curves(curves, folder / "learning_curves.png", title="Training bounds (each objective its own)")
+    best = min(result.rows, key=lambda row: row.nll)
+    name = f"{_short(best.pair)} trained with {best.objective}"
+    figures = [folder / "learning_curves.png", *pictures(result.trained[best.pair, best.objective], test, name, folder)]
+    about = f"Data: {result.config['data']['name']}. NLL in nats per datum, {result.runs[0].evaluation.label}."
+    versus = [dataclasses.asdict(difference) for difference in result.differences()]
+    sections = [
+        Section("Rows: means over the seeds", about, table=rows),
+        Section("Paired differences in NLL: negative is better than the baseline", table=versus),
+        Section("Figures", figures=figures),
+    ]
+    html_page("A comparison of objectives, in nats", sections, folder / "index.html")
+
+
+def pictures(pair: Pair, test: Tensor, name: str, folder: Path) -> list[Path]:
+    """Write samples.png, reconstructions.png and, for a 2-D latent, manifold.png; nothing for data that are no images.
+
+    Args:
+        pair: with `data_shape` (1 or 3, H, W).
+        test: some test data, (N, *data_shape).
+        name: for the titles.
+        folder: an existing folder.
+    """
+    shape = tuple(test.shape[1:])
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        return []
+    blank = test[:1].expand(NUM_IMAGES, *shape)
+    paths = [image_grid(generation.samples(pair, blank), folder / "samples.png", title=f"Samples: {name}")]
+    shown = test[:20]
+    again = generation.reconstructions(pair, shown)
+    paths.append(reconstruction_grid(shown, again, folder / "reconstructions.png", title=f"Reconstructions: {name}"))
+    if getattr(pair, "latent_dim", None) == 2:
+        grid = generation.manifold(pair, test[:1])
+        paths.append(manifold_figure(grid, folder / "manifold.png", title=f"Manifold: {name}"))
+    return paths
+
+
+def _short(pair: str) -> str:
+    return pair.partition("(")[0]

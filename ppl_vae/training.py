@@ -1,0 +1,221 @@
+"""`fit`: train a pair for a number of steps."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ppl_vae.checks import check_batch
+from ppl_vae.data import Dataset, Minibatches
+from ppl_vae.nonfinite import NonFiniteError
+from ppl_vae.objectives import Objective, Trace_ELBO
+from ppl_vae.pair import Pair
+from ppl_vae.svi import SVI
+
+__all__ = ["Compile", "Data", "History", "Record", "fit", "resolve_device", "steps_of"]
+
+Compile = Literal["auto", "off", "inductor"]
+Data = Dataset | Tensor | Sequence[Tensor]
+
+COMPILE_FROM = 10_000
+"""Steps from which compiling (10 to 20 seconds) pays on a CPU."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One point of the learning curve.
+
+    Args:
+        step: steps taken.
+        bound: minus the loss, in nats per datum, averaged over the steps since the last record.
+        seconds: wall time since the first step, evaluation and compilation included.
+    """
+
+    step: int
+    bound: float
+    seconds: float
+
+
+@dataclass
+class History:
+    """What `fit` returns.
+
+    Args:
+        records: the learning curve.
+        steps: steps taken.
+        seconds: wall time.
+        ms_per_step: median over the records of the wall time of a step, in milliseconds.
+        compile: how the loss was run.
+        device: where.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    steps: int = 0
+    seconds: float = 0.0
+    ms_per_step: float = math.nan
+    compile: str = "off"
+    device: str = "cpu"
+
+    @property
+    def curve(self) -> list[tuple[float, float]]:
+        """(step, bound) of the records."""
+        return [(record.step, record.bound) for record in self.records]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+def fit(
+    pair: Pair,
+    data: Data,
+    objective: Objective | None = None,
+    *,
+    steps: int,
+    batch_size: int = 100,
+    learning_rate: float = 1e-3,
+    schedule: Callable[[int], float] | None = None,
+    optim: torch.optim.Optimizer | None = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    compile: Compile = "auto",
+    progress: bool = True,
+    on_record: Callable[[Record], None] | None = None,
+) -> History:
+    """Train a pair in place.
+
+    The data lives as tensors on the training device; each pass is shuffled anew and its incomplete
+    last batch dropped. Minibatches and noise follow `seed` alone, and the global random state is
+    left as it was: the same call on equal weights gives equal weights. Denormal numbers are flushed
+    to zero from here on, in this process (normalised importance weights underflow to denormals, which
+    make a step several times slower).
+
+    Args:
+        pair: the model and the guide; moved to the device.
+        data: a data set (its training part, binarised as it says), a tensor of N rows, or several
+            tensors of N rows each, one for each argument of the programs.
+        objective: `Trace_ELBO()` by default.
+        steps: how many gradient steps; see `steps_of` for passes over the data.
+        batch_size: B.
+        learning_rate: of Adam.
+        schedule: from the step to a factor on the learning rate.
+        optim: an optimiser over `pair.parameters()` instead of Adam; `learning_rate` is then unused.
+        seed: of the minibatches and the noise.
+        device: "auto" takes CUDA where there is one.
+        compile: "auto" traces Pyro away where the run is long enough to pay for it.
+        progress: show a bar with the bound and the time left.
+        on_record: called about a hundred times with the newest point of the learning curve.
+
+    Raises:
+        ValueError: an empty or non-finite data set, a wrong dtype or shape, values outside the
+            likelihood's support, a device that is not there.
+        NonFiniteError: the loss became NaN or infinite; names step, site and the batch's rows.
+    """
+    if steps < 0:
+        raise ValueError(f"steps: got {steps}, expected at least 0")
+    torch.set_flush_denormal(True)
+    place = resolve_device(device)
+    pair.to(place)
+    batches = _minibatches(pair, data, batch_size, seed, place)
+    optim = optim or torch.optim.Adam(pair.parameters(), lr=learning_rate, fused=True)
+    how = _resolve_compile(compile, steps, place)
+    svi = SVI(pair, optim, objective or Trace_ELBO(), compile=how)
+    svi.objective.step = 0
+    history = History(compile=how, device=str(place))
+    forked = [place] if place.type == "cuda" else []
+    with torch.random.fork_rng(devices=forked), tqdm(total=steps, disable=not progress, unit="step", mininterval=0.5) as bar:
+        torch.manual_seed(seed)
+        pair.train()
+        _run(svi, batches, history, steps, schedule, bar, on_record)
+    return history
+
+
+def steps_of(passes: float, data: Data, batch_size: int) -> int:
+    """How many steps make so many passes over the data."""
+    rows = len(data.train) if isinstance(data, Dataset) else len(data if isinstance(data, Tensor) else data[0])
+    return round(passes * (rows // batch_size))
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device of a name; "auto" takes CUDA where there is one.
+
+    Raises:
+        ValueError: CUDA is asked for where there is none, or the name is unknown.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device: got {device!r}, expected 'auto', 'cpu', 'cuda' or 'cuda:N'") from error
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device: got {device!r}, but {torch.cuda.device_count()} CUDA devices are usable here; "
+            "use 'cpu' or 'auto', or install a CUDA build of torch and its driver"
+        )
+    return place
+
+
+def _resolve_compile(compile: Compile, steps: int, place: torch.device) -> Literal["off", "inductor"]:
+    if compile != "auto":
+        return compile
+    return "inductor" if place.type == "cpu" and steps >= COMPILE_FROM else "off"
+
+
+def _minibatches(pair: Pair, data: Data, batch_size: int, seed: int, place: torch.device) -> Minibatches:
+    if isinstance(data, Dataset):
+        data = data.to(place)
+        check_batch(pair, data.train)
+        return Minibatches((data.train,), batch_size, seed, data.draw)
+    tensors = (data,) if isinstance(data, Tensor) else tuple(data)
+    tensors = tuple(t.to(place) for t in tensors)
+    check_batch(pair, *tensors)
+    return Minibatches(tensors, batch_size, seed)
+
+
+def _run(
+    svi: SVI,
+    batches: Minibatches,
+    history: History,
+    steps: int,
+    schedule: Callable[[int], float] | None,
+    bar: "tqdm[Any]",
+    on_record: Callable[[Record], None] | None,
+) -> None:
+    every = max(1, steps // 100)
+    rates = [group["lr"] for group in svi.optim.param_groups]
+    total = torch.zeros((), device=history.device)
+    start, times = time.perf_counter(), [0.0]
+    for step in range(1, steps + 1):
+        if schedule is not None:
+            for group, rate in zip(svi.optim.param_groups, rates, strict=True):
+                group["lr"] = rate * schedule(step - 1)
+        batch = batches.next()
+        try:
+            total += svi.update(*batch)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{error} Rows of the batch: {batches.indices[:10].tolist()} ...") from None
+        if step % every == 0 or step == steps:
+            count = every if step % every == 0 else step % every
+            times.append(time.perf_counter() - start)
+            record = Record(step, -total.item() / (count * len(batch[0])), times[-1])
+            _check_record(svi, record, batch)
+            total.zero_()
+            history.records.append(record)
+            bar.update(step - bar.n)
+            bar.set_postfix_str(f"bound {record.bound:.2f} nats", refresh=False)
+            if on_record is not None:
+                on_record(record)
+    gaps = sorted((b - a) / every for a, b in zip(times[:-1], times[1:], strict=True))
+    history.steps, history.seconds = steps, times[-1]
+    history.ms_per_step = 1e3 * gaps[len(gaps) // 2] if gaps else math.nan
+
+
+def _check_record(svi: SVI, record: Record, batch: tuple[Tensor, ...]) -> None:
+    if not math.isfinite(record.bound):
+        svi.refuse(torch.tensor(-record.bound), *batch)

@@ -1,0 +1,42 @@
+"""The examples run, each with a tiny budget in a fresh process and an empty directory."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+BUDGETS = {
+    "01_vae.py": ["--steps", "20", "--num-particles", "10"],
+    "02_your_own_pair.py": ["--steps", "20", "--num-particles", "10", "--seeds", "2"],
+    "03_compare_bounds.py": ["--steps", "20", "--num-particles", "10", "--seeds", "2"],
+    "04_hierarchical.py": ["--steps", "20", "--num-particles", "10"],
+}
+
+
+def test_every_example_is_run() -> None:
+    assert sorted(BUDGETS) == sorted(path.name for path in EXAMPLES.glob("[0-9]*.py"))
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_example_runs(name: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(EXAMPLES / name), *BUDGETS[name]]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "nan" not in done.stdout.lower()
+    assert "NLL" in done.stdout or "-log p(x)" in done.stdout
+
+
+def test_examples_are_short() -> None:
+    for path in EXAMPLES.glob("[0-9]*.py"):
+        assert len(path.read_text().splitlines()) <= 80, path.name
+
+
+def test_a_new_pair_takes_25_lines() -> None:
+    lines = (EXAMPLES / "02_your_own_pair.py").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("class MyPair"))
+    end = next(i for i, line in enumerate(lines) if line.startswith("if __name__"))
+    assert len([line for line in lines[start:end] if line.strip()]) <= 25
