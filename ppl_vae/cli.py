@@ -1,13 +1,15 @@
 """The command line: `ppl-vae compare | train | evaluate | sample | reconstruct | manifold | list`."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jsonargparse
 import torch
 import yaml
+from torch import Tensor
 
 from ppl_vae import comparison, data, evaluation, generation, report, runs, specs, tables, training
 from ppl_vae.data import Binarisation, Dataset
@@ -16,8 +18,6 @@ from ppl_vae.pair import Pair
 from ppl_vae.training import Compile
 
 __all__ = ["main"]
-
-Name = Literal["auto"] | str
 
 
 def compare(
@@ -35,6 +35,7 @@ def compare(
     num_test: int | None = None,
     device: str = "auto",
     compile: Compile = "auto",
+    workers: int | None = None,
     out: str | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -58,6 +59,7 @@ def compare(
         num_test: evaluate on so many test data; all by default.
         device: auto, cpu, cuda or cuda:N.
         compile: auto, off or inductor.
+        workers: so many runs side by side, in processes of one thread each; all cores for small data on a CPU.
         out: folder of the results; compare-DATA by default.
         overwrite: replace a folder that is there already.
         progress: show a progress bar.
@@ -78,6 +80,7 @@ def compare(
         num_test=num_test,
         device=device,
         compile=compile,
+        workers=_workers(workers, dataset, device),
         progress=progress,
     )
     table = (tables.comparison_table if objective else tables.layers_table)(result)
@@ -303,17 +306,32 @@ def _default_pairs(dataset: Dataset) -> list[str]:
     ]
 
 
-def _maker(text: str, dataset: Dataset) -> Callable[[], Pair]:
-    """Makes fresh pairs for a data set; p(x | z) starts at the pixel means where the pair knows how."""
-    factory = specs.pair_factory(text)
+@dataclass(frozen=True)
+class _Maker:
+    """Makes fresh pairs from a text; p(x | z) starts at the pixel means where the pair knows how."""
 
-    def make() -> Pair:
-        pair = factory(dataset.shape)
+    text: str
+    shape: tuple[int, ...]
+    pixel_means: Tensor
+
+    def __call__(self) -> Pair:
+        pair = specs.pair_factory(self.text)(self.shape)
         if callable(set_mean := getattr(pair, "set_output_mean", None)):
-            set_mean(dataset.pixel_means)
+            set_mean(self.pixel_means)
         return pair
 
-    return make
+
+def _maker(text: str, dataset: Dataset) -> _Maker:
+    specs.pair_factory(text)
+    return _Maker(text, dataset.shape, dataset.pixel_means)
+
+
+def _workers(workers: int | None, dataset: Dataset, device: str) -> int:
+    """All cores for small data on a CPU: one run keeps one core busy. Large data are not copied to processes."""
+    if workers is not None:
+        return workers
+    is_small = dataset.train.numel() <= 10_000_000
+    return torch.get_num_threads() if is_small and training.resolve_device(device).type == "cpu" else 1
 
 
 def _print_evaluation(reached: evaluation.Evaluation) -> None:

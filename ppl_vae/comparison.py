@@ -17,6 +17,7 @@ from ppl_vae.evaluation import Evaluation
 from ppl_vae.objectives import Objective
 from ppl_vae.pair import Pair
 from ppl_vae.training import Compile, History, Record, fit, resolve_device
+from ppl_vae.workers import Advance, run_jobs
 
 __all__ = ["Comparison", "Difference", "Row", "Run", "compare"]
 
@@ -148,6 +149,7 @@ def compare(
     num_test: int | None = None,
     device: str | torch.device = "auto",
     compile: Compile = "auto",
+    workers: int = 1,
     progress: bool = True,
     on_run: Callable[[Run], None] | None = None,
 ) -> Comparison:
@@ -170,6 +172,8 @@ def compare(
         num_test: evaluate on the first so many test data; on all of them if None.
         device: "auto" takes CUDA where there is one.
         compile: as for `fit`.
+        workers: so many runs side by side, in processes of one thread each. With more than one, all arguments
+            must be picklable and the main module guarded by `if __name__ == "__main__"`.
         progress: show one bar over all runs, with the time left.
         on_run: called with each finished run.
 
@@ -208,19 +212,53 @@ def compare(
         "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "schedule": schedule,
         "device": place, "compile": compile, "progress": False,
     }  # fmt: skip
-    todo = [(seed, pair, name) for seed in range(seeds) for pair in makers for name in objectives]
-    with tqdm(total=steps * len(todo), disable=not progress, unit="step", smoothing=0.1, mininterval=0.5) as bar:
-        for seed, pair, name in todo:
-            bar.set_description(f"{pair.partition('(')[0]} {name} seed {seed}", refresh=False)
-            trained = _fresh(makers[pair], seed)
-            objective = copy.deepcopy(objectives[name])
-            history = fit(trained, dataset, objective, seed=seed, on_record=_advance(bar), **options)
-            reached = evaluation.evaluate(trained, test, objective=objective, num_particles=num_particles, seed=seed)
-            result.runs.append(Run(pair, name, seed, history, reached))
-            result.trained[pair, name] = trained
+    jobs = [
+        Job(pair, makers[pair], name, objectives[name], seed, dataset, test, num_particles, options)
+        for seed in range(seeds)
+        for pair in makers
+        for name in objectives
+    ]
+    with tqdm(total=steps * len(jobs), disable=not progress, unit="step", smoothing=0.1, mininterval=0.5) as bar:
+        for job, (run, state) in zip(jobs, run_jobs(jobs, workers, bar.update), strict=True):
+            trained = _fresh(job.make, job.seed)
+            trained.load_state_dict(state)
+            result.runs.append(run)
+            result.trained[run.pair, run.objective] = trained.to(place).eval()
+            bar.set_postfix_str(f"{_short(run.pair)} {run.objective}: {run.evaluation.nll:.2f} nats")
             if on_run is not None:
-                on_run(result.runs[-1])
+                on_run(run)
     return result
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run yet to be done; called, it gives the run and the trained pair's state."""
+
+    pair: str
+    make: MakePair
+    name: str
+    objective: Objective
+    seed: int
+    data: Dataset
+    test: Tensor
+    num_particles: int
+    options: dict[str, Any]
+
+    def __call__(self, advance: Advance) -> tuple[Run, dict[str, Tensor]]:
+        """Train and evaluate."""
+        trained, objective, done = _fresh(self.make, self.seed), copy.deepcopy(self.objective), 0
+
+        def on_record(record: Record) -> None:
+            nonlocal done
+            advance(record.step - done)
+            done = record.step
+
+        history = fit(trained, self.data, objective, seed=self.seed, on_record=on_record, **self.options)
+        reached = evaluation.evaluate(
+            trained, self.test, objective=objective, num_particles=self.num_particles, seed=self.seed
+        )
+        state = {name: value.cpu() for name, value in trained.state_dict().items()}
+        return Run(self.pair, self.name, self.seed, history, reached), state
 
 
 def _fresh(make: MakePair, seed: int) -> Pair:
@@ -229,13 +267,8 @@ def _fresh(make: MakePair, seed: int) -> Pair:
         return make()
 
 
-def _advance(bar: "tqdm[Any]") -> Callable[[Record], None]:
-    start = bar.n
-
-    def advance(record: Record) -> None:
-        bar.update(start + record.step - bar.n)
-
-    return advance
+def _short(pair: str) -> str:
+    return pair.partition("(")[0]
 
 
 def _row(runs: Sequence[Run]) -> Row:

@@ -1,6 +1,5 @@
 """Run folders: written whole or not at all, and read back without running anything that they hold."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -44,7 +43,7 @@ def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(final)
         # mkdtemp's folder is the owner's alone; results are meant to be read.
         partial.chmod(0o755)
-        os.replace(partial, final)
+        partial.replace(final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import nn
 
-from ppl_vae import objectives, pairs
 from ppl_vae import nn as networks
+from ppl_vae import objectives, pairs
 from ppl_vae.objectives import IWAE, Objective, Trace_ELBO, TraceMeanField_ELBO
 from ppl_vae.pair import Pair
 

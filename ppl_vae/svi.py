@@ -106,8 +106,9 @@ class SVI(pyro.infer.SVI):
         """The loss of a batch; supports and shapes are validated on the first batch of each shape alone."""
         shapes = tuple(tuple(b.shape) if isinstance(b, Tensor) else type(b) for b in batch)
         if shapes not in self._validated:
-            self._validated.add(shapes)
             with pyro.validation_enabled(True):
-                return self.loss_module(*batch)
+                loss = self.loss_module(*batch)
+            self._validated.add(shapes)  # not before: a batch that was refused is refused again
+            return loss
         with pyro.validation_enabled(False):
             return (self.compiled or self.loss_module)(*batch)

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -128,7 +129,10 @@ def fit(
     svi.objective.step = 0
     history = History(compile=how, device=str(place))
     forked = [place] if place.type == "cuda" else []
-    with torch.random.fork_rng(devices=forked), tqdm(total=steps, disable=not progress, unit="step", mininterval=0.5) as bar:
+    with (
+        torch.random.fork_rng(devices=forked),
+        tqdm(total=steps, disable=not progress, unit="step", mininterval=0.5) as bar,
+    ):
         torch.manual_seed(seed)
         pair.train()
         _run(svi, batches, history, steps, schedule, bar, on_record)
@@ -189,7 +193,7 @@ def _run(
 ) -> None:
     every = max(1, steps // 100)
     rates = [group["lr"] for group in svi.optim.param_groups]
-    total = torch.zeros((), device=history.device)
+    total = torch.zeros((), device=batches.tensors[0].device)
     start, times = time.perf_counter(), [0.0]
     for step in range(1, steps + 1):
         if schedule is not None:
@@ -211,7 +215,7 @@ def _run(
             bar.set_postfix_str(f"bound {record.bound:.2f} nats", refresh=False)
             if on_record is not None:
                 on_record(record)
-    gaps = sorted((b - a) / every for a, b in zip(times[:-1], times[1:], strict=True))
+    gaps = sorted((b - a) / every for a, b in pairwise(times))
     history.steps, history.seconds = steps, times[-1]
     history.ms_per_step = 1e3 * gaps[len(gaps) // 2] if gaps else math.nan
 

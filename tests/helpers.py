@@ -184,5 +184,5 @@ def generate(pair: Pair, x: Tensor) -> dict[str, Any]:
     return dict(pair.generate(x).nodes)
 
 
-def steps(svi: pyro.infer.SVI, batch: Sequence[Tensor], number: int) -> list[float]:
+def steps(svi: Any, batch: Sequence[Tensor], number: int) -> list[float]:
     return [float(svi.step(*batch)) for _ in range(number)]

@@ -69,8 +69,25 @@ def test_gradients_of_the_last_step_do_not_linger():
 
 def test_data_outside_the_support_are_refused_at_the_first_step():
     pair = helpers.small_vae()
-    with pytest.raises(ValueError, match=r"site 'x'.*support"):
-        SVI(pair, adam(pair)).step(pixels() + 0.5)
+    svi = SVI(pair, adam(pair))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"site 'x'.*support"):
+            svi.step(pixels() + 0.5)
+
+
+def test_each_shape_of_batch_is_validated_once():
+    validated = []
+
+    class Watched(helpers.LinearGaussian):
+        def model(self, x):
+            validated.append(torch.distributions.Distribution._validate_args)
+            super().model(x)
+
+    pair = linear(Watched)
+    svi = SVI(pair, adam(pair))
+    for rows in (5, 5, 3, 5, 3):
+        svi.step(vectors(rows))
+    assert validated == [True, False, True, False, False]
 
 
 def test_arguments_that_are_not_tensors_may_be_of_any_type():

@@ -219,9 +219,11 @@ def test_everything_stays_as_it_was():
     pair.b.grad = torch.ones_like(pair.b)
     pair.norm.eval()
     pyro.param("mine", torch.ones(1))
+    storing = linear(InTheStore)
     before = {name: value.clone() for name, value in pair.state_dict().items()}
     state = torch.get_rng_state()
     check_pair(pair, x)
+    check_pair(storing, x)
     assert torch.equal(torch.get_rng_state(), state)
     torch.testing.assert_close(dict(pair.state_dict()), before, rtol=0, atol=0)
     assert pair.training and not pair.norm.training

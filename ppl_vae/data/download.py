@@ -43,6 +43,7 @@ def fetched(name: str, root: Path, *arguments: dict[str, Any]) -> Iterator[Path]
         DataError: no network, a wrong checksum, a folder that cannot be written.
     """
     make = torchvision_set(name)
+    is_new = not root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(prefix=".download-", dir=root, ignore_cleanup_errors=True)
@@ -51,7 +52,7 @@ def fetched(name: str, root: Path, *arguments: dict[str, Any]) -> Iterator[Path]
             f"got {type(error).__name__} on writing to {root} ({error}); expected a folder to download "
             f"{name} into; name a writable one by --data-root, root=... or the environment variable PPL_VAE_DATA"
         ) from error
-    with folder as temporary:
+    with _removed_if_empty(root, is_new), folder as temporary:
         try:
             for keywords in arguments or ({},):
                 make(temporary, download=True, **keywords)
@@ -62,6 +63,16 @@ def fetched(name: str, root: Path, *arguments: dict[str, Any]) -> Iterator[Path]
                 f"mirrors; try again later, or place the files under {root} by hand"
             ) from error
         yield Path(temporary)
+
+
+@contextmanager
+def _removed_if_empty(folder: Path, is_new: bool) -> Iterator[None]:
+    """Leave no empty folder behind that a failed download made."""
+    try:
+        yield
+    finally:
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def install(source: Path, target: Path) -> None:

@@ -115,8 +115,8 @@ def chunked(
 
     Inside: no gradient, eval mode, the random stream of the seed, and no validation. Supports and
     parameters have been validated by then, in a pass of one particle over all data. Denormal floats
-    are flushed to zero, in this process from here on: `exp(-|logit|)` of a saturated Bernoulli
-    underflows, which made its log-probability five times slower.
+    are flushed to zero, in this process from here on, as `fit` does: `exp(-|logit|)` of a saturated
+    Bernoulli underflows, which made its log-probability up to five times slower.
 
     Args:
         pair: any pair.
@@ -142,7 +142,7 @@ def chunked(
         size = settings.size(cost, device, _num_rows(batch), num_particles, split)
         # With one particle the validated pass would be half of the work: validate the run itself.
         if num_particles > 1:
-            _validate(draw, batch, size)
+            _validate(draw, _parts(batch, settings.size(cost, device, _num_rows(batch), 1, split).rows))
         with pyro.validation_enabled(num_particles == 1):
             yield Chunks(draw, batch, num_particles, step, size, settings.progress)
 
@@ -171,9 +171,9 @@ def _draw(pair: Pair, nesting: int, part: Batch, num_particles: int) -> Terms:
     return drawn
 
 
-def _validate(draw: Callable[[Batch, int], Terms], batch: Batch, size: ChunkSize) -> None:
+def _validate(draw: Callable[[Batch, int], Terms], parts: list[Batch]) -> None:
     with pyro.validation_enabled(True):
-        for part in _parts(batch, size.rows * size.particles):
+        for part in parts:
             draw(part, 1)
 
 

@@ -106,7 +106,7 @@ def kl_per_site(
         ValueError: a bad batch, num_particles < 1, or too little memory.
 
     References:
-        Ladder Variational Autoencoders, Sønderby et al. 2016, eq. 6 and figure 4.
+        Ladder Variational Autoencoders, Sønderby et al. 2016, section 3: KL terms by layer.
 
     Example:
         >>> from ppl_vae.pairs import VAE
@@ -124,7 +124,7 @@ class Moments:
     """Count, mean and summed squared deviation of some values, mergeable without loss of digits.
 
     References:
-        Algorithms for Computing the Sample Variance, Chan, Golub & LeVeque 1983, eq. 2.1.
+        Algorithms for Computing the Sample Variance, Chan, Golub & LeVeque 1983.
     """
 
     count: int
@@ -202,10 +202,9 @@ def _means(draw: Draw, site: Site) -> Tensor:
     dims = [d - len(site.fn.event_shape) for d in wanted if d is not None]
     values = values[(None,) * (-min(dims) - values.dim())].movedim(dims, list(range(len(dims))))
     if draw.dim is None:
-        values = values.unflatten(0, (draw.size, -1))
-    units = values.shape[2:]
-    return values.expand(draw.size, draw.data_plate.size // (draw.size if draw.dim is None else 1), *units).reshape(
-        draw.size, -1, units.numel()
+        return values.reshape(draw.size, len(values) // draw.size, -1)
+    return values.expand(draw.size, draw.data_plate.size, *values.shape[2:]).reshape(
+        draw.size, draw.data_plate.size, -1
     )
 
 

@@ -47,6 +47,11 @@ class Meter(TorchDispatchMode):
         """The most bytes alive at once."""
         return max(self.live, default=0)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # True, the default, imports torch.compile's machinery (3 s) for a mode that runs a few milliseconds.
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         given = {s._cdata for s in _storages((args, kwargs))}

@@ -120,9 +120,7 @@ def evaluate(
     sampled = ImportanceSampling.of(torch.cat([p.log_sums for p in parts], dim=1), num_particles)
     bounds = None
     if objective is not None:
-        bounds = bound(
-            pair, objective, *batch, memory=memory, batch_size=batch_size, seed=seed, progress=progress
-        )
+        bounds = bound(pair, objective, *batch, memory=memory, batch_size=batch_size, seed=seed, progress=progress)
     num_data = len(sampled.ess)
     return Evaluation(
         nll=-sampled.mean,

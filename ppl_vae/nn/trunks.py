@@ -101,7 +101,7 @@ class MLP(Trunk):
         activation: Activation = nn.Tanh,
     ) -> None:
         super().__init__(in_shape, out_shape)
-        sizes = [math.prod(self.in_shape), *hidden]
+        sizes = [math.prod(self.in_shape), *as_shape(hidden)]
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(sizes):
             layers += [nn.Linear(n_in, n_out), activation()]

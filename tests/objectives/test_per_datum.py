@@ -135,6 +135,7 @@ def test_sites_in_plates_of_two_names_make_pyro_take_one_weight_for_the_batch():
     assert abs(pyros(pair, x) + (log_w.logsumexp(0) - math.log(K)).sum().item()) > 0.1
 
 
+@pytest.mark.filterwarnings("ignore:Found plate statements in guide but not model")
 def test_a_plate_of_the_guide_alone_makes_pyro_count_the_model_once_for_each_datum():
     pair, x = linear(GuidePlateAlone), vectors()
     ours = IWAE(K, max_plate_nesting=1, joint=True)

@@ -4,7 +4,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from ppl_vae.objectives import IWAE
+from ppl_vae.objectives import IWAE, Trace_ELBO
 from ppl_vae.pairs import VAE, HierarchicalVAE
 from ppl_vae.terms import draw
 from tests import helpers
@@ -32,6 +32,22 @@ def test_factorisation_by_hand():
     }
     torch.testing.assert_close(terms.log_p, log_p)
     torch.testing.assert_close(terms.log_q, log_q)
+
+
+def test_loss_and_gradient_by_hand():
+    pair, x = helpers.small_hierarchy(3), pixels()
+    torch.manual_seed(0)
+    q1 = pair.encoder(x)
+    z1 = q1.expand(torch.Size((4, 5))).rsample()
+    q2 = pair.up[0](z1)
+    z2 = q2.rsample()
+    q3 = pair.up[1](z2)
+    z3 = q3.rsample()
+    log_p = dist.Normal(0.0, 1.0).log_prob(z3).sum(-1) + pair.down[1](z3).log_prob(z2)
+    log_p = log_p + pair.down[0](z2).log_prob(z1) + pair.decoder(z1).log_prob(x)
+    loss = -(log_p - q1.log_prob(z1) - q2.log_prob(z2) - q3.log_prob(z3)).mean(0).sum()
+    expected = loss.item(), helpers.gradients_of(pair, loss)
+    assert_same(seeded_loss(pair, Trace_ELBO(4), x), expected)
 
 
 def test_one_layer_is_the_vae():

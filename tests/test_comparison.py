@@ -1,0 +1,90 @@
+"""`compare`: equal weights, data and budget; paired differences; the same numbers in worker processes."""
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from ppl_vae import compare, data, tables
+from ppl_vae.objectives import IWAE, RenyiELBO, Trace_ELBO
+from ppl_vae.pairs import VAE, HierarchicalVAE
+
+make = partial(VAE, (1, 8, 8), 4, (10,))
+
+
+def run(objectives, **options):
+    settings = {"steps": 5, "seeds": 2, "num_particles": 20, "num_test": 50, "progress": False} | options
+    return compare(make, objectives, data.load("digits"), **settings)
+
+
+def test_the_same_objective_twice_gives_the_same_numbers_to_the_last_bit() -> None:
+    result = run({"a": IWAE(3), "b": RenyiELBO(alpha=0, num_particles=3)})
+    first, second = result.rows
+    assert (first.nll, first.bound, first.active_units) == (second.nll, second.bound, second.active_units)
+    (difference,) = result.differences()
+    assert (difference.nats, difference.standard_error, difference.baseline) == (0.0, 0.0, "a")
+
+
+def test_rows_and_differences_by_hand() -> None:
+    result = run({"elbo": Trace_ELBO(), "iwae": IWAE(3)})
+    nll = {(r.objective, r.seed): r.evaluation.nll for r in result.runs}
+    gaps = [nll["iwae", seed] - nll["elbo", seed] for seed in (0, 1)]
+    (difference,) = result.differences()
+    assert difference.nats == pytest.approx(sum(gaps) / 2)
+    assert difference.standard_error == pytest.approx(abs(gaps[0] - gaps[1]) / 2)
+    assert result.rows[0].nll == pytest.approx((nll["elbo", 0] + nll["elbo", 1]) / 2)
+    assert result.rows[0].nll_se == pytest.approx(abs(nll["elbo", 0] - nll["elbo", 1]) / 2)
+
+
+def test_objectives_are_left_as_they_were_and_the_random_state_too() -> None:
+    objective, before = IWAE(2), torch.get_rng_state()
+    run({"iwae": objective})
+    assert objective.step == 0 and torch.equal(torch.get_rng_state(), before)
+
+
+def test_worker_processes_give_the_same_numbers() -> None:
+    objectives = {"elbo": Trace_ELBO(), "iwae": IWAE(3)}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        here, there = run(objectives), run(objectives, workers=2)
+    finally:
+        torch.set_num_threads(threads)
+    assert [r.evaluation.nll for r in here.runs] == [r.evaluation.nll for r in there.runs]
+    for key, pair in here.trained.items():
+        for name, value in pair.state_dict().items():
+            assert torch.equal(value, there.trained[key].state_dict()[name])
+
+
+def test_a_failing_worker_says_what_failed() -> None:
+    with pytest.raises(ValueError, match="batch_size|batch size|5000"):
+        run({"elbo": Trace_ELBO()}, workers=2, batch_size=5000)
+
+
+def test_tables_and_json(tmp_path: Path) -> None:
+    pairs = {"one": make, "two": partial(HierarchicalVAE, (1, 8, 8), (4, 2), ((10,), (5,)))}
+    objectives = {"elbo:1": Trace_ELBO(1), "elbo:5": Trace_ELBO(5), "iwae:5": IWAE(5)}
+    result = compare(pairs, objectives, data.load("digits"), steps=3, seeds=2, num_particles=5, progress=False)
+    lines = tables.layers_table(result).splitlines()
+    assert [line.split()[:2] for line in lines[2:]] == [["1", "1"], ["1", "5"], ["2", "1"], ["2", "5"]]
+    assert lines[2].count(lines[2].split()[2]) == 2, "for k = 1 one run fills both columns"
+    text = tables.comparison_table(result)
+    assert "NLL(iwae:5) - NLL(elbo:1) = " in text and len([n for n in text.splitlines() if n.startswith("two")]) == 5
+    again = json.loads(json.dumps(result.as_dict()))
+    assert again["label"] == "log-likelihood" and again["config"]["objectives"]["iwae:5"]["num_particles"] == 5
+
+
+def test_one_seed_takes_the_standard_error_over_the_data() -> None:
+    result = run({"elbo": Trace_ELBO(), "iwae": IWAE(3)}, seeds=1)
+    assert result.rows[0].nll_se == result.runs[0].evaluation.nll_se
+    assert math.isnan(result.differences()[0].standard_error)
+
+
+def test_nothing_to_compare_is_refused() -> None:
+    with pytest.raises(ValueError, match="0 objectives"):
+        run({})
+    with pytest.raises(ValueError, match="workers: got 0"):
+        run({"elbo": Trace_ELBO()}, workers=0)

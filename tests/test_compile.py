@@ -1,0 +1,123 @@
+"""The recorded loss is the eager loss: equal values and gradients on shared noise."""
+
+import warnings
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+from ppl_vae import SVI, Pair
+from ppl_vae.compile import MAX_SHAPES, CompiledLoss, loss_state, record
+from ppl_vae.objectives import (
+    IWAE,
+    LinearWarmup,
+    Objective,
+    RenyiELBO,
+    Trace_ELBO,
+    TraceMeanField_ELBO,
+)
+from ppl_vae.pairs import VAE, HierarchicalVAE
+
+PAIRS = {
+    "vae": lambda: VAE((1, 8, 8), 5, (20,)),
+    "conv": lambda: VAE((1, 8, 8), 5, (4, 8), trunk="conv"),
+    "logistic": lambda: VAE((1, 8, 8), 5, (20,), likelihood="discretised-logistic", levels=2),
+    "two layers": lambda: HierarchicalVAE((1, 8, 8), (6, 3), ((20,), (10,))),
+}
+OBJECTIVES = {
+    "elbo": Trace_ELBO(kl_weight=LinearWarmup(10)),
+    "mean-field": TraceMeanField_ELBO(2, fallback=True),
+    "iwae": IWAE(5),
+    "renyi": RenyiELBO(alpha=0.5, num_particles=3, kl_weight=0.5),
+}
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.bernoulli(torch.full((6, 1, 8, 8), 0.3))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+@pytest.mark.parametrize("make", PAIRS.values(), ids=PAIRS)
+def test_recorded_equals_eager_on_shared_noise(make, objective: Objective, x: Tensor) -> None:
+    pair, objective.step = make(), 3
+    loss = objective(pair)
+    recorded = record(loss, x)
+    torch.manual_seed(1)
+    eager = loss(x)
+    torch.manual_seed(1)
+    kl_weight = torch.as_tensor(objective.current_kl_weight)
+    again = recorded.graph(*loss_state(loss).values(), kl_weight, x, *recorded.noise())
+    torch.testing.assert_close(again, eager, rtol=1e-6, atol=0)
+    parameters = list(pair.parameters())
+    for a, b in zip(torch.autograd.grad(again, parameters), torch.autograd.grad(eager, parameters), strict=True):
+        assert (a - b).norm() <= 1e-5 * b.norm() + 1e-7
+
+
+def test_noise_is_fresh_and_differs_between_particles(x: Tensor) -> None:
+    recorded = record(IWAE(5)(VAE((1, 8, 8), 5, (20,))), x)
+    (first,), (second,) = recorded.noise(), recorded.noise()
+    assert first.shape == (5, 6, 5)
+    assert not torch.equal(first, second)
+    assert len(first.flatten().unique()) == first.numel()
+
+
+def test_inductor_equals_eager(x: Tensor) -> None:
+    pair = HierarchicalVAE((1, 8, 8), (6, 3), ((20,), (10,)))
+    loss = IWAE(5)(pair)
+    compiled = CompiledLoss(loss)
+    losses, gradients = [], []
+    for run in (loss, compiled):
+        torch.manual_seed(1)
+        losses.append(run(x))
+        gradients.append(torch.autograd.grad(losses[-1], list(pair.parameters())))
+    assert not compiled.failed
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=0)
+    for a, b in zip(*gradients, strict=True):
+        assert (a - b).norm() <= 1e-5 * b.norm() + 1e-7
+
+
+class Branching(Pair):
+    """A model whose control flow depends on a latent value: it can't be recorded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = torch.nn.Parameter(torch.zeros(()))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            scale = 1.0 if z.sum() > 0 else 2.0
+            pyro.sample("x", dist.Normal(z, scale), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(self.loc, 1.0))
+
+
+def test_a_pair_that_cannot_be_recorded_goes_on_eagerly_after_one_warning() -> None:
+    pair = Branching()
+    svi = SVI(pair, torch.optim.Adam(pair.parameters()), compile="inductor")
+    x = torch.zeros(4)
+    svi.step(x)  # the first batch of a shape is validated, eagerly
+    with pytest.warns(UserWarning, match="can't be compiled and goes on eagerly"):
+        svi.step(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert svi.step(x) > 0
+
+
+def test_further_batch_shapes_are_not_compiled(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    compiled = CompiledLoss(Trace_ELBO()(VAE((1, 8, 8), 5, (20,))))
+    for rows in range(1, MAX_SHAPES + 3):
+        compiled(x[:1].expand(rows, 1, 8, 8))
+    assert len(compiled._compiled) == MAX_SHAPES
+
+
+def test_unknown_way_to_compile_is_refused() -> None:
+    pair = VAE((1, 8, 8), 5, (20,))
+    with pytest.raises(ValueError, match="expected 'off' or 'inductor'"):
+        SVI(pair, torch.optim.Adam(pair.parameters()), compile="fast")  # pyright: ignore[reportArgumentType]

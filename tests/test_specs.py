@@ -1,0 +1,83 @@
+"""Pairs and objectives as text."""
+
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from ppl_vae import specs
+from ppl_vae.objectives import IWAE, LinearWarmup, RenyiELBO, Trace_ELBO
+from ppl_vae.pairs import VAE
+
+OWN = """
+from ppl_vae.pairs import VAE
+
+class Mine(VAE):
+    def __init__(self, data_shape, width=7):
+        super().__init__(data_shape, 2, (width,))
+"""
+
+
+def test_objectives_by_short_name_and_by_class() -> None:
+    assert isinstance(specs.make_objective("elbo"), Trace_ELBO)
+    assert specs.make_objective("iwae:7").num_particles == 7
+    renyi = specs.make_objective("RenyiELBO(alpha=0.5, num_particles=3, kl_weight=LinearWarmup(9))")
+    assert isinstance(renyi, RenyiELBO) and renyi.alpha == 0.5 and renyi.kl_weight == LinearWarmup(9)
+    assert isinstance(specs.make_objective("IWAE"), IWAE)
+
+
+def test_a_pair_with_arguments() -> None:
+    pair = specs.pair_factory("VAE(latent_dim=3, hidden=(9, 8), activation=nn.ReLU)")((1, 4, 4))
+    assert isinstance(pair, VAE) and pair.latent_dim == 3
+    assert [type(m) for m in pair.encoder[0].hidden][1] is nn.ReLU
+
+
+def test_a_pair_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    for text, width in ((f"{tmp_path}/own.py:Mine", 7), (f"{tmp_path}/own.py:Mine(width=3)", 3)):
+        pair = specs.pair_factory(text)((1, 4, 4))
+        assert type(pair).__name__ == "Mine" and pair.encoder[0].hidden[0].out_features == width
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nope", "expected one of elbo:K"),
+        ("iwae:0", "num_particles: got 0"),
+        ("iwae:many", "expected a whole number"),
+        ("RenyiELBO(alpha=1)", "use Trace_ELBO"),
+        ("RenyiELBO(beta=1)", "unexpected keyword"),
+        ("IWAE(5, **{})", "expected keyword arguments"),
+        ("IWAE(num_particles=len('abc'))", "expected one of"),
+        ("__import__('os').system('true')", "expected one of"),
+        ("IWAE((", "with arguments in parentheses"),
+        ("LinearWarmup(5)", "expected one of"),
+    ],
+)
+def test_bad_objectives(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        specs.make_objective(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Nope", "expected one of HierarchicalVAE, VAE"),
+        ("missing.py:Mine", "does not exist"),
+        ("VAE(depth=3)", "unexpected keyword"),
+        ("VAE(latent_dim=[x for x in y])", "expected a number"),
+        ("VAE(hidden=(0,))", "at least 1"),
+    ],
+)
+def test_bad_pairs(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        specs.pair_factory(text)((1, 4, 4))
+
+
+def test_a_file_without_the_pair_and_a_broken_file(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("Mine = 3\n")
+    with pytest.raises(ValueError, match="defines no Pair of that name"):
+        specs.pair_factory(f"{tmp_path}/own.py:Mine")
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    with pytest.raises(ValueError, match="can't be imported: ZeroDivisionError"):
+        specs.pair_factory(f"{tmp_path}/broken.py:Mine")
