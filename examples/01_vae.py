@@ -1,6 +1,6 @@
 """A variational autoencoder on real digits: train, evaluate, look.
 
-    python examples/01_vae.py
+python examples/01_vae.py
 """
 
 import argparse

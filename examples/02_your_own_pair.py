@@ -1,18 +1,18 @@
 """A pair of one's own: two Pyro programs. It trains, compares and evaluates with no other code.
 
-    python examples/02_your_own_pair.py
-    ppl-vae compare --pair examples/02_your_own_pair.py:MyPair --objective elbo --objective iwae:5
+python examples/02_your_own_pair.py
+ppl-vae compare --pair examples/02_your_own_pair.py:MyPair --objective elbo --objective iwae:5
 """
 
 import argparse
 
 import pyro
 import pyro.distributions as dist
+from torch import nn
 
 from ppl_vae import Pair, compare, data, tables
 from ppl_vae.nn import MLP, BernoulliHead, NormalHead
 from ppl_vae.objectives import IWAE, Trace_ELBO
-from torch import nn
 
 
 class MyPair(Pair):

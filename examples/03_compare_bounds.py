@@ -1,6 +1,6 @@
 """Which bound is better on this pair? Equal weights, data and budget; the answer in nats, with error bars.
 
-    python examples/03_compare_bounds.py
+python examples/03_compare_bounds.py
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Two stochastic layers beside one: test NLL, active units and KL of each layer.
 
-    python examples/04_hierarchical.py
+python examples/04_hierarchical.py
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """The command line: `ppl-vae compare | train | evaluate | sample | reconstruct | manifold | list`."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -253,7 +253,7 @@ def list_names() -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `ppl-vae`. Exit status 2 for anything that the user can mend, 130 when interrupted."""
-    commands: dict[str, Callable[..., None]] = {
+    commands: dict[str, Any] = {
         "compare": compare,
         "train": train,
         "evaluate": evaluate,

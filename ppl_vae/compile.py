@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ppl_vae.objectives import Objective, PairLoss
+from ppl_vae.objectives import PairLoss
 
 __all__ = ["CompiledLoss", "Recorded", "record"]
 
@@ -60,7 +60,7 @@ def record(loss: PairLoss, *batch: Tensor) -> Recorded:
     Raises:
         Exception: whatever the tracer refuses: data-dependent control flow, an unknown operation.
     """
-    objective = cast(Objective, loss.elbo)
+    objective = loss.elbo
     state = loss_state(loss)
     size = len(state)
 
@@ -113,7 +113,7 @@ class CompiledLoss:
 
     def _run(self, recorded: Recorded, graph: Callable[..., Tensor], *batch: Tensor) -> Tensor:
         state = loss_state(self.loss).values()
-        kl_weight = torch.as_tensor(cast(Objective, self.loss.elbo).current_kl_weight, dtype=torch.get_default_dtype())
+        kl_weight = torch.as_tensor(self.loss.elbo.current_kl_weight, dtype=torch.get_default_dtype())
         return graph(*state, kl_weight, *batch, *recorded.noise())
 
 

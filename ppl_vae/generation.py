@@ -15,8 +15,7 @@ distribution of the observed site comes out. Arguments that all functions share:
 Nothing records gradients, and all modules are in eval mode meanwhile.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -27,6 +26,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ppl_vae.pair import Pair
+from ppl_vae.quiet import undisturbed
 from ppl_vae.terms import sample_sites
 
 __all__ = [
@@ -68,7 +68,7 @@ def decode(
         >>> decode(pair, {"z": torch.zeros(5, 2)}, blank(pair, 5)).mean.shape
         torch.Size([5, 1, 8, 8])
     """
-    with _undisturbed(pair, seed):
+    with undisturbed(pair, seed):
         return _decode(pair, latents, batch, site, at_means)
 
 
@@ -78,7 +78,7 @@ def posterior(pair: Pair, *batch: Any, at_means: bool = False, seed: int | None 
     Raises:
         ValueError: a site has no mean, and `at_means` asks for it.
     """
-    with _undisturbed(pair, seed):
+    with undisturbed(pair, seed):
         return _values(_posterior(pair, batch, at_means))
 
 
@@ -112,7 +112,7 @@ def samples(
     if batch and num is not None:
         raise ValueError(f"got a batch and num={num}, expected one of them: a batch gives one sample for each row")
     batch = batch or (blank(pair, 64 if num is None else num),)
-    with _undisturbed(pair, seed):
+    with undisturbed(pair, seed):
         return _output(_decode(pair, {}, batch, site), site, mean)
 
 
@@ -122,7 +122,7 @@ def reconstructions(pair: Pair, *batch: Any, site: str = "x", mean: bool = True,
     Raises:
         ValueError: what `decode` raises.
     """
-    with _undisturbed(pair, seed):
+    with undisturbed(pair, seed):
         return _output(_decode(pair, _values(_posterior(pair, batch)), batch, site), site, mean)
 
 
@@ -155,7 +155,7 @@ def manifold(
         Auto-Encoding Variational Bayes, Kingma & Welling 2013, figure 4.
     """
     batch = _repeated(batch, size**2) if batch else (blank(pair, size**2),)
-    with _undisturbed(pair, seed):
+    with undisturbed(pair, seed):
         name, prior = _planar_prior(pair, batch, site)
         z = _quantile(name, prior, unit_square(size).flatten(0, 1))
         return _output(_decode(pair, {name: z}, batch, site), site, mean).unflatten(0, (size, size))
@@ -191,7 +191,7 @@ def interpolation(
     start, end = ((x,) if isinstance(x, Tensor) else tuple(x) for x in (x0, x1))
     if len(start[0]) != len(end[0]):
         raise ValueError(f"got {len(start[0])} rows in x0 and {len(end[0])} in x1, expected as many: a line each")
-    with _undisturbed(pair, seed):
+    with undisturbed(pair, seed):
         z0, z1 = (_continuous(_posterior(pair, x, at_means), latents) for x in (start, end))
         points = [{n: torch.lerp(z0[n], z1[n], t) for n in z0} for t in torch.linspace(0, 1, steps).tolist()]
         return torch.stack([_output(_decode(pair, z, start, site, at_means), site, mean) for z in points], 1)
@@ -226,7 +226,7 @@ def traversal(
     Raises:
         ValueError: a discrete or unknown site, or none named among several; a unit that it does not have.
     """
-    with _undisturbed(pair, seed):
+    with undisturbed(pair, seed):
         nodes = _posterior(pair, batch, at_means)
         name = _chosen(nodes, latent)
         z, event_dim = _continuous(nodes, [name])[name], nodes[name]["fn"].event_dim
@@ -369,27 +369,3 @@ def _repeated(batch: Sequence[Any], num: int) -> tuple[Any, ...]:
         raise ValueError(f"got a batch of {len(batch[0])} rows, expected one row, which all pictures share; cut it")
     rows = (isinstance(b, Tensor) and b.dim() > 0 and len(b) == 1 for b in batch)
     return tuple(b.expand(num, *b.shape[1:]) if row else b for b, row in zip(batch, rows, strict=True))
-
-
-@contextmanager
-def _undisturbed(pair: Pair, seed: int | None) -> Iterator[None]:
-    """Without gradients, in eval mode and on a private random stream; everything is put back at the end."""
-    modes = {module: module.training for module in pair.modules()}
-    try:
-        with torch.no_grad(), nullcontext() if seed is None else _stream(seed, pair.reference().device):
-            pair.eval()
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-@contextmanager
-def _stream(seed: int, device: torch.device) -> Iterator[None]:
-    cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        # Not torch.manual_seed: it would also seed the accelerators whose state is not kept here.
-        torch.default_generator.manual_seed(seed)
-        for d in cuda:
-            torch.cuda.default_generators[d.index].manual_seed(seed)
-        yield

@@ -39,9 +39,9 @@ def layers_table(comparison: Comparison) -> str:
             vae, iwae = cells.get((pair, f"elbo:{k}")), cells.get((pair, f"iwae:{k}"))
             if k == 1:
                 vae, iwae = vae or iwae, iwae or vae
-            layers = len((vae or iwae).active_units) if vae or iwae else 0
             gap = _gap(comparison, pair, k) if vae is not iwae else ""
-            body.append([str(layers), str(k), *_cell(vae), *_cell(iwae), gap])
+            if (row := vae or iwae) is not None:
+                body.append([str(len(row.active_units)), str(k), *_cell(vae), *_cell(iwae), gap])
     return _aligned([[*head, "IWAE - VAE (s.e.)"], *body])
 
 

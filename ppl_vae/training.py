@@ -16,6 +16,7 @@ from ppl_vae.data import Dataset, Minibatches
 from ppl_vae.nonfinite import NonFiniteError
 from ppl_vae.objectives import Objective, Trace_ELBO
 from ppl_vae.pair import Pair
+from ppl_vae.quiet import private_stream
 from ppl_vae.svi import SVI
 
 __all__ = ["Compile", "Data", "History", "Record", "fit", "resolve_device", "steps_of"]
@@ -128,12 +129,10 @@ def fit(
     svi = SVI(pair, optim, objective or Trace_ELBO(), compile=how)
     svi.objective.step = 0
     history = History(compile=how, device=str(place))
-    forked = [place] if place.type == "cuda" else []
     with (
-        torch.random.fork_rng(devices=forked),
+        private_stream(seed, place),
         tqdm(total=steps, disable=not progress, unit="step", mininterval=0.5) as bar,
     ):
-        torch.manual_seed(seed)
         pair.train()
         _run(svi, batches, history, steps, schedule, bar, on_record)
     return history
@@ -203,6 +202,7 @@ def _run(
         try:
             total += svi.update(*batch)
         except NonFiniteError as error:
+            assert batches.indices is not None
             raise NonFiniteError(f"{error} Rows of the batch: {batches.indices[:10].tolist()} ...") from None
         if step % every == 0 or step == steps:
             count = every if step % every == 0 else step % every

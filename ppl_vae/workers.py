@@ -16,7 +16,7 @@ import torch
 __all__ = ["Advance", "run_jobs"]
 
 T = TypeVar("T")
-Advance = Callable[[int], None]
+Advance = Callable[[int], object]
 """Called with a number of steps just done."""
 
 _queue: Any = None

@@ -60,7 +60,7 @@ def test_worker_processes_give_the_same_numbers() -> None:
 
 
 def test_a_failing_worker_says_what_failed() -> None:
-    with pytest.raises(ValueError, match="batch_size|batch size|5000"):
+    with pytest.raises(ValueError, match="5000"):
         run({"elbo": Trace_ELBO()}, workers=2, batch_size=5000)
 
 

@@ -30,6 +30,7 @@ from ppl_vae.report import (
     write_csv,
     write_json,
 )
+from ppl_vae.report import figures as drawing
 
 
 def pixels(path: Path) -> np.ndarray:

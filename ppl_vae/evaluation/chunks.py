@@ -1,7 +1,7 @@
 """Run a pair over any amount of data and particles, in chunks that fit into memory and caches."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -15,6 +15,7 @@ from ppl_vae import terms
 from ppl_vae.checks import check_batch
 from ppl_vae.evaluation.memory import ChunkSize, Cost, plan
 from ppl_vae.pair import Pair
+from ppl_vae.quiet import private_stream, undisturbed
 from ppl_vae.terms import NotPerDatumError, Terms
 
 __all__ = ["Chunks", "Settings", "Step", "chunked"]
@@ -134,10 +135,10 @@ def chunked(
     check_batch(pair, *batch)
     torch.set_flush_denormal(True)
     device = pair.reference().device
-    with _undisturbed(pair, settings.seed):
+    with undisturbed(pair, settings.seed):
         one = _first_row(batch, 1)
         draw = partial(_draw, pair, terms.guess_plate_nesting(pair.model, pair.guide, *one))
-        with _stream(0, device):
+        with private_stream(0, device):
             cost = Cost.measure(lambda rows, particles: step(None, draw(_first_row(batch, rows), particles)))
         size = settings.size(cost, device, _num_rows(batch), num_particles, split)
         # With one particle the validated pass would be half of the work: validate the run itself.
@@ -192,29 +193,3 @@ def _first_row(batch: Batch, times: int) -> Batch:
 
 def _map_rows(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
     return tuple(function(b) if isinstance(b, Tensor) and b.dim() else b for b in batch)
-
-
-@contextmanager
-def _undisturbed(pair: Pair, seed: int | None) -> Iterator[None]:
-    """Without gradients, in eval mode, on the random stream of the seed; all is put back at the end."""
-    modes = {module: module.training for module in pair.modules()}
-    # Not inference_mode: a tensor that a network keeps would be unfit for training ever after.
-    stream = nullcontext() if seed is None else _stream(seed, pair.reference().device)
-    try:
-        with torch.no_grad(), stream:
-            pair.eval()
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-@contextmanager
-def _stream(seed: int, device: torch.device) -> Iterator[None]:
-    cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.default_generator.manual_seed(seed)
-        for d in cuda:
-            with torch.cuda.device(d):
-                torch.cuda.manual_seed(seed)
-        yield

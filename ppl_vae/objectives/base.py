@@ -175,6 +175,8 @@ class PairLoss(ELBOModule):
     Its parameters are those of the pair (or of whatever modules the two programs belong to).
     """
 
+    elbo: Objective
+
     def __init__(self, model: Program, guide: Program, objective: Objective) -> None:
         super().__init__(cast(Any, model), cast(Any, guide), objective)
         owners = {id(o): o for p in (model, guide) if isinstance(o := getattr(p, "__self__", None), nn.Module)}

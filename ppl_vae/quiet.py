@@ -1,0 +1,43 @@
+"""Run a pair without leaving a trace of it: no gradient, no change of mode, no use of the global random stream."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+
+from ppl_vae.pair import Pair
+
+__all__ = ["private_stream", "undisturbed"]
+
+
+@contextmanager
+def undisturbed(pair: Pair, seed: int | None) -> Iterator[None]:
+    """Without gradients, in eval mode, on the random stream of the seed; all is put back at the end.
+
+    Args:
+        pair: its modules' modes are kept, each its own.
+        seed: of a private random stream; None draws from the global one.
+    """
+    modes = {module: module.training for module in pair.modules()}
+    # Not inference_mode: a tensor that a network keeps would be unfit for training ever after.
+    stream = nullcontext() if seed is None else private_stream(seed, pair.reference().device)
+    try:
+        with torch.no_grad(), stream:
+            pair.eval()
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def private_stream(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers from `seed` on the CPU and on `device`; the global states are put back at the end."""
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        # Not torch.manual_seed: it would also seed the accelerators whose state is not kept here.
+        torch.default_generator.manual_seed(seed)
+        for d in cuda:
+            with torch.cuda.device(d):
+                torch.cuda.manual_seed(seed)
+        yield
