@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ppl_vae.pair import Pair
 from ppl_vae.quiet import undisturbed
-from ppl_vae.terms import sample_sites
+from ppl_vae.sites import sample_sites
 
 __all__ = [
     "blank",

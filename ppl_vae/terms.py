@@ -13,81 +13,16 @@ from typing import Any, Literal
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Unit
-from pyro.distributions.util import scale_and_mask
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-__all__ = ["NotPerDatumError", "Particles", "Site", "Terms", "draw", "guess_plate_nesting", "sample_sites"]
+from ppl_vae.sites import PARTICLES, NotPerDatumError, Site, density_sites, is_subsample, plates_of
+
+__all__ = ["Draw", "NotPerDatumError", "Particles", "Site", "Terms", "draw", "guess_plate_nesting"]
 
 Particles = Literal["plate", "tile", "loop"]
 Program = Callable[..., Any]
-
-PARTICLES = "_particles"
-
-
-class NotPerDatumError(ValueError):
-    """The pair does not give one log weight per datum; names the site and the fix."""
-
-
-@dataclass(frozen=True)
-class Site:
-    """One sample site of a trace, reduced to what an objective needs.
-
-    Args:
-        name: the site's name.
-        fn: its distribution.
-        value: its value.
-        log_prob: masked, *unscaled* log density, with the batch shape of the site (nats).
-        scale: the product of the plates' subsampling scales and of `poutine.scale`.
-        mask: the boolean mask already applied to `log_prob`, or None.
-        frames: the plates it sits in, the particle plate among them.
-        observed: whether its value was given.
-        factor: whether it is a `pyro.factor`, a regulariser that evaluation never counts.
-    """
-
-    name: str
-    fn: Any
-    value: Tensor
-    log_prob: Tensor
-    scale: float | Tensor
-    mask: Any
-    frames: tuple[CondIndepStackFrame, ...]
-    observed: bool
-    factor: bool
-
-    @property
-    def reparameterised(self) -> bool:
-        """Whether gradients flow through the value (`fn.has_rsample`)."""
-        return bool(getattr(self.fn, "has_rsample", False))
-
-    @classmethod
-    def of(cls, name: str, node: dict[str, Any], program: str) -> "Site":
-        """Compute the log density of a trace's node."""
-        if node["is_observed"]:
-            _check_support(name, node["fn"], node["value"])
-        try:
-            log_prob = node["fn"].log_prob(node["value"], *node["args"], **node["kwargs"])
-        except ValueError as error:
-            raise ValueError(f"site {name!r} of the {program}: {error}") from error
-        log_prob = scale_and_mask(log_prob, 1.0, node["mask"])
-        factor = isinstance(getattr(node["fn"], "base_dist", node["fn"]), Unit)
-        given = (node["scale"], node["mask"], tuple(node["cond_indep_stack"]), node["is_observed"], factor)
-        site = cls(name, node["fn"], node["value"], log_prob, *given)
-        site._check_shape(program)
-        return site
-
-    def _check_shape(self, program: str) -> None:
-        declared = {f.dim for f in self.frames}
-        for dim in range(-self.log_prob.dim(), 0):
-            if self.log_prob.shape[dim] != 1 and dim not in declared:
-                raise NotPerDatumError(
-                    f"site {self.name!r} of the {program}: its log-probability has shape "
-                    f"{tuple(self.log_prob.shape)}, but dimension {dim} belongs to no plate that the "
-                    f"{program} declares there ({_plates(self.frames)}). Put the site in a "
-                    "pyro.plate (the same one in model and guide), or call .to_event(n) on its distribution."
-                )
 
 
 @dataclass(frozen=True)
@@ -273,17 +208,6 @@ def draw(
     return Terms([_run(model, guide, batch, num_particles, dim)], joint)
 
 
-def sample_sites(trace: Trace) -> dict[str, dict[str, Any]]:
-    """The sample sites of a trace in program order, without the plates' own bookkeeping sites."""
-    nodes: dict[str, Any] = dict(trace.nodes)
-    return {name: node for name, node in nodes.items() if node["type"] == "sample" and not _is_subsample(node)}
-
-
-def _density_sites(trace: Trace) -> dict[str, dict[str, Any]]:
-    # A pyro.deterministic only records a value; it has no density, and may stand outside every plate.
-    return {n: node for n, node in sample_sites(trace).items() if not node["infer"].get("_deterministic")}
-
-
 def guess_plate_nesting(model: Program, guide: Program, *batch: Any) -> int:
     """How deep the plates of a pair nest, found by one run that leaves the random state as it was."""
     # Only the CPU and the current accelerator's states are touched by a pair's programs.
@@ -300,7 +224,7 @@ def _run(model: Program, guide: Program, batch: Sequence[Any], size: int, dim: i
         guide_trace = poutine.trace(guide).get_trace(*batch)
     with plate():
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
-    model_nodes, guide_nodes = _density_sites(model_trace), _density_sites(guide_trace)
+    model_nodes, guide_nodes = density_sites(model_trace), density_sites(guide_trace)
     _check_match(model_nodes, guide_nodes)
     # The guide's first: a value that it drew in a wrong shape is the guide's fault, though the model scores it too.
     guide_sites = {n: Site.of(n, node, "guide") for n, node in guide_nodes.items()}
@@ -314,7 +238,7 @@ def _loop(model: Program, guide: Program, batch: Sequence[Any], num_particles: i
     keep = Trace()
     nodes: dict[str, Any] = {**first_model.trace.nodes, **first_guide.trace.nodes}
     for name, node in nodes.items():
-        if node["type"] == "sample" and _is_subsample(node):
+        if node["type"] == "sample" and is_subsample(node):
             keep.add_node(name, **node)
     model, guide = poutine.replay(model, trace=keep), poutine.replay(guide, trace=keep)
     return draws + [_run(model, guide, batch, 1, None) for _ in range(num_particles - 1)]
@@ -359,48 +283,10 @@ def _outside(site: Site, expected: list[CondIndepStackFrame]) -> str:
     got = [f for f in site.frames if f.name != PARTICLES]
     wanted = f"the plate {expected[0].name!r} that other sites sit in" if expected else 'pyro.plate("data", len(x))'
     return (
-        f"site {site.name!r} is not per datum: got {_plates(got)}, expected {wanted}. Put every site of model and "
+        f"site {site.name!r} is not per datum: got {plates_of(got)}, expected {wanted}. Put every site of model and "
         "guide in one vectorised plate of one name; for one weight for the whole batch pass joint=True; for global "
         "latent sites use Trace_ELBO."
     )
-
-
-def _plates(frames: Sequence[CondIndepStackFrame]) -> str:
-    named = [f for f in frames if f.name != PARTICLES]
-    if not named:
-        return "no plate"
-    kinds = [f"{f.name!r} (dim={f.dim}, size={f.size})" if f.vectorized else f"{f.name!r} (sequential)" for f in named]
-    return "plate " + ", ".join(kinds)
-
-
-def _check_support(name: str, fn: Any, value: Tensor) -> None:
-    base = fn
-    while hasattr(base, "base_dist"):
-        base = base.base_dist
-    if not getattr(base, "_validate_args", False):
-        return
-    try:
-        inside = fn.support.check(value)
-    except (NotImplementedError, RuntimeError, AttributeError):
-        return  # no support, or shapes that do not fit: log_prob says what is wrong
-    if inside.all():
-        return
-    outside = value[~base.support.check(value)].flatten()
-    hint = (
-        " Binarise the data, or score grey values with another likelihood: 'normal', 'discretised-logistic', or "
-        "'grey-bernoulli', which is not a log-likelihood."
-        if isinstance(base, torch.distributions.Bernoulli)
-        else " Rescale the data, or choose a likelihood that allows its values."
-    )
-    raise ValueError(
-        f"site {name!r}: got {outside.numel()} of {value.numel()} values outside the support of {type(base).__name__} "
-        f"({outside[0].item():.4g}, for one), expected {base.support}.{hint}"
-    )
-
-
-def _is_subsample(node: Any) -> bool:
-    # A plate leaves a site with the indices of its subsample; the class is private to Pyro.
-    return type(node["fn"]).__name__ == "_Subsample"
 
 
 def _sum_all_but(log_prob: Tensor, *keep: int | None) -> Tensor:

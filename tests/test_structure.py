@@ -17,6 +17,7 @@ ROOMS = (
     "checks",
     "quiet",
     "pairs",
+    "sites",
     "terms",
     "objectives",
     "nonfinite",
