@@ -263,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "list": list_names,
     }
     try:
-        jsonargparse.auto_cli(commands, args=_repeated(sys.argv[1:] if argv is None else argv), as_positional=True)
+        jsonargparse.auto_cli(commands, args=_options(sys.argv[1:] if argv is None else argv), as_positional=True)
     except (ValueError, OSError, NonFiniteError) as error:
         print(f"ppl-vae: error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -272,18 +272,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _repeated(argv: Sequence[str]) -> list[str]:
-    """`--objective a --objective b` as the parser wants it: `--objective+=a --objective+=b`, for compare alone."""
+def _options(argv: Sequence[str]) -> list[str]:
+    """Options as the parser wants them: `--data-root` is `--data_root`, and compare's `--objective a --objective b`
+    is `--objective+=a --objective+=b`."""
     result, rest = [], list(argv)
     lists = ("--pair", "--objective") if rest[:1] == ["compare"] else ()
     while rest:
         word = rest.pop(0)
         name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            name = "--" + name[2:].replace("-", "_")
         if name in lists and (equals or rest):
             value = value if equals else rest.pop(0)
             result.append(f"{name}={value}" if value.startswith("[") else f"{name}+={value}")
         else:
-            result.append(word)
+            result.append(name + equals + value)
     return result
 
 

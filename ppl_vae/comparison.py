@@ -12,11 +12,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ppl_vae import evaluation
-from ppl_vae.data import Dataset, from_tensor
+from ppl_vae.data import Dataset
 from ppl_vae.evaluation import Evaluation
 from ppl_vae.objectives import Objective
 from ppl_vae.pair import Pair
-from ppl_vae.training import Compile, History, Record, fit, resolve_device
+from ppl_vae.training import Compile, Data, History, Record, fit, resolve_device
 from ppl_vae.workers import Advance, run_jobs
 
 __all__ = ["Comparison", "Difference", "Row", "Run", "compare"]
@@ -138,8 +138,9 @@ class Comparison:
 def compare(
     make_pair: MakePair | Mapping[str, MakePair],
     objectives: Mapping[str, Objective],
-    data: Dataset | Tensor,
+    data: Data,
     *,
+    test: Tensor | Sequence[Tensor] | None = None,
     steps: int,
     seeds: int = 3,
     batch_size: int = 100,
@@ -162,7 +163,8 @@ def compare(
     Args:
         make_pair: makes a fresh pair; or several such functions by name.
         objectives: by name; the first is the baseline of the paired differences.
-        data: a data set, or a tensor of N rows (its last tenth is then held out as test data).
+        data: a data set; or a tensor of N rows, or several tensors of N rows, one for each argument of the programs.
+        test: test data for a `data` of tensors, of as many tensors; its last tenth is held out if None.
         steps: gradient steps of each run.
         seeds: how many runs of each; seeds 0, 1, ...
         batch_size: B.
@@ -192,9 +194,9 @@ def compare(
     if not objectives or seeds < 1:
         raise ValueError(f"got {len(objectives)} objectives and {seeds} seeds, expected at least one of each")
     makers = dict(make_pair) if isinstance(make_pair, Mapping) else {"pair": make_pair}
-    dataset = data if isinstance(data, Dataset) else from_tensor(data)
     place = resolve_device(device)
-    test = dataset.subset(num_test=num_test).test_batch().to(place)
+    train, tests, description = _split(data, test)
+    tests = tuple(t[:num_test].to(place) for t in tests)
     config = {
         "pairs": list(makers),
         "objectives": {name: objective.describe() for name, objective in objectives.items()},
@@ -203,9 +205,9 @@ def compare(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "evaluation_particles": num_particles,
-        "evaluation_data": len(test),
+        "evaluation_data": len(tests[0]),
         "device": str(place),
-        "data": dataset.describe(),
+        "data": description,
     }
     result = Comparison([], {}, config)
     options: dict[str, Any] = {
@@ -213,7 +215,7 @@ def compare(
         "device": place, "compile": compile, "progress": False,
     }  # fmt: skip
     jobs = [
-        Job(pair, makers[pair], name, objectives[name], seed, dataset, test, num_particles, options)
+        Job(pair, makers[pair], name, objectives[name], seed, train, tests, num_particles, options)
         for seed in range(seeds)
         for pair in makers
         for name in objectives
@@ -239,8 +241,8 @@ class Job:
     name: str
     objective: Objective
     seed: int
-    data: Dataset
-    test: Tensor
+    data: Data
+    test: tuple[Tensor, ...]
     num_particles: int
     options: dict[str, Any]
 
@@ -255,10 +257,32 @@ class Job:
 
         history = fit(trained, self.data, objective, seed=self.seed, on_record=on_record, **self.options)
         reached = evaluation.evaluate(
-            trained, self.test, objective=objective, num_particles=self.num_particles, seed=self.seed
+            trained, *self.test, objective=objective, num_particles=self.num_particles, seed=self.seed
         )
         state = {name: value.cpu() for name, value in trained.state_dict().items()}
         return Run(self.pair, self.name, self.seed, history, reached), state
+
+
+def _split(data: Data, test: Tensor | Sequence[Tensor] | None) -> tuple[Data, tuple[Tensor, ...], dict[str, Any]]:
+    """Training data, test data, and what to record of them."""
+    if isinstance(data, Dataset):
+        if test is not None:
+            raise ValueError(
+                "test: got test data beside a data set, which has its own; pass data.train instead"
+            )
+        return data, (data.test_batch(),), data.describe()
+    train = _tensors(data)
+    if test is None:
+        kept = max(1, len(train[0]) // 10)
+        train, tests = tuple(t[:-kept] for t in train), tuple(t[-kept:] for t in train)
+    else:
+        tests = _tensors(test)
+    shapes = {"train": [list(t.shape) for t in train], "test": [list(t.shape) for t in tests]}
+    return train, tests, {"name": "tensors", "binarisation": "none", "note": "", **shapes}
+
+
+def _tensors(data: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return (data,) if isinstance(data, Tensor) else tuple(data)
 
 
 def _fresh(make: MakePair, seed: int) -> Pair:

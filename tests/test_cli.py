@@ -8,7 +8,7 @@ import pytest
 
 from ppl_vae import cli
 
-TINY = ["--steps", "5", "--num_particles", "4", "--progress", "false"]
+TINY = ["--steps", "5", "--num-particles", "4", "--progress", "false"]
 OWN = """
 from ppl_vae.pairs import VAE
 

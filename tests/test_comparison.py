@@ -11,6 +11,7 @@ import torch
 from ppl_vae import compare, data, tables
 from ppl_vae.objectives import IWAE, RenyiELBO, Trace_ELBO
 from ppl_vae.pairs import VAE, HierarchicalVAE
+from ppl_vae.testing import LinearGaussian
 
 make = partial(VAE, (1, 8, 8), 4, (10,))
 
@@ -88,3 +89,14 @@ def test_nothing_to_compare_is_refused() -> None:
         run({})
     with pytest.raises(ValueError, match="workers: got 0"):
         run({"elbo": Trace_ELBO()}, workers=0)
+
+
+def test_tensors_of_any_values_are_compared_on_the_last_tenth_or_on_test_data() -> None:
+    x = torch.randn(40, 5)
+    options = {"steps": 3, "seeds": 1, "batch_size": 4, "num_particles": 5, "progress": False}
+    result = compare(partial(LinearGaussian, 5, 2), {"elbo": Trace_ELBO()}, x, **options)
+    assert result.config["evaluation_data"] == 4 and result.config["data"]["train"] == [[36, 5]]
+    result = compare(partial(LinearGaussian, 5, 2), {"elbo": Trace_ELBO()}, x, test=x[:7], **options)
+    assert result.config["evaluation_data"] == 7 and result.config["data"]["train"] == [[40, 5]]
+    with pytest.raises(ValueError, match="got test data beside a data set"):
+        run({"elbo": Trace_ELBO()}, test=x)
