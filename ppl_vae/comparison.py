@@ -267,9 +267,7 @@ def _split(data: Data, test: Tensor | Sequence[Tensor] | None) -> tuple[Data, tu
     """Training data, test data, and what to record of them."""
     if isinstance(data, Dataset):
         if test is not None:
-            raise ValueError(
-                "test: got test data beside a data set, which has its own; pass data.train instead"
-            )
+            raise ValueError("test: got test data beside a data set, which has its own; pass data.train instead")
         return data, (data.test_batch(),), data.describe()
     train = _tensors(data)
     if test is None:

@@ -1,7 +1,8 @@
-"""Trace Pyro away: the loss of a pair recorded as a pure function of (parameters, noise, batch), then compiled.
+"""Trace Pyro away: loss and gradients of a pair as one pure function of (parameters, noise, batch), compiled.
 
 `torch.compile` on a Pyro program breaks at every effect handler. Here the handlers run once, under
-`make_fx`, which records the tensor operations alone; what is compiled is that record.
+`make_fx`, which records the tensor operations alone, those of the backward pass with them (so that what an
+objective does to its gradients is in the record too); what is compiled is that record.
 """
 
 import warnings
@@ -17,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_vae.objectives import PairLoss
 
-__all__ = ["CompiledLoss", "Recorded", "record"]
+__all__ = ["CompiledBackward", "Recorded", "eager_backward", "loss_state", "record"]
 
 aten = torch.ops.aten
 
@@ -39,14 +40,16 @@ MAX_SHAPES = 4
 
 @dataclass(frozen=True)
 class Recorded:
-    """A loss as a pure function: `graph(*state, kl_weight, *batch, *noise)` is a 0-dim tensor.
+    """A pure function: `graph(*state, kl_weight, *batch, *noise)` is (loss, *gradients).
 
     Args:
         graph: the recorded operations. `state` are the parameters, then the buffers, of the `PairLoss`.
+        trained: names of the parameters that get a gradient, in the order of the gradients.
         samplers: draw the noise, one tensor for each random operation lifted out, in program order.
     """
 
     graph: fx.GraphModule
+    trained: Sequence[str]
     samplers: Sequence[Callable[[], Tensor]]
 
     def noise(self) -> list[Tensor]:
@@ -55,24 +58,27 @@ class Recorded:
 
 
 def record(loss: PairLoss, *batch: Tensor) -> Recorded:
-    """Record the loss of a batch; only its shapes and dtypes matter.
+    """Record loss and gradients for a batch; only its shapes and dtypes matter.
 
     Raises:
         Exception: whatever the tracer refuses: data-dependent control flow, an unknown operation.
     """
-    objective = loss.elbo
-    state = loss_state(loss)
-    size = len(state)
+    state, wanted = loss_state(loss), [n for n, p in loss.named_parameters() if p.requires_grad]
+    size, trained = len(state), []
 
-    def pure(*args: Tensor) -> Tensor:
-        with objective.at_kl_weight(args[size]):
-            return functional_call(loss, dict(zip(state, args[:size], strict=True)), tuple(args[size + 1 :]))
+    def pure(*args: Tensor) -> tuple[Tensor, ...]:
+        values = {n: a.detach().requires_grad_(n in wanted) for n, a in zip(state, args[:size], strict=True)}
+        with loss.elbo.at_kl_weight(args[size]), torch.enable_grad():
+            value = functional_call(loss, values, tuple(args[size + 1 :]))
+        gradients = torch.autograd.grad(value, [values[n] for n in wanted], allow_unused=True)
+        trained[:] = [n for n, g in zip(wanted, gradients, strict=True) if g is not None]
+        return (value.detach(), *(g for g in gradients if g is not None))
 
     # The plates' nesting is found by a run of its own, which must not end up in the record.
     loss.elbo.prepare(loss.model, loss.guide, *batch)
     with pyro.validation_enabled(False):
         graph = make_fx(pure, tracing_mode="fake")(*state.values(), torch.ones(()), *batch)
-    return Recorded(graph, _lift_noise(graph))
+    return Recorded(graph, trained, _lift_noise(graph))
 
 
 def loss_state(loss: PairLoss) -> dict[str, Tensor]:
@@ -80,8 +86,15 @@ def loss_state(loss: PairLoss) -> dict[str, Tensor]:
     return {**dict(loss.named_parameters()), **dict(loss.named_buffers())}
 
 
-class CompiledLoss:
-    """`loss(*batch)` through Inductor: recorded and compiled once per batch shape.
+def eager_backward(loss: PairLoss, *batch: Any) -> Tensor:
+    """Run the loss and its backward pass; the loss without gradient."""
+    value = loss(*batch)
+    value.backward()
+    return value.detach()
+
+
+class CompiledBackward:
+    """`backward(*batch)` sets the gradients and returns the loss, through Inductor, compiled once per batch shape.
 
     Where recording or compiling fails (data-dependent control flow, an operation that the tracer
     refuses, no C++ compiler), one warning says why and the eager loss serves from then on.
@@ -93,26 +106,31 @@ class CompiledLoss:
     def __init__(self, loss: PairLoss) -> None:
         self.loss = loss
         self.failed = False
-        self._compiled: dict[Any, tuple[Recorded, Callable[..., Tensor]]] = {}
+        self._compiled: dict[Any, tuple[Recorded, Callable[..., Sequence[Tensor]]]] = {}
 
     def __call__(self, *batch: Any) -> Tensor:
-        """The differentiable loss of a batch, as `PairLoss`'s."""
+        """Set `grad` of the parameters that the loss depends on; the loss, 0-dim, without gradient."""
         key = (self.loss.training, *((tuple(b.shape), b.dtype, b.device) for b in batch if isinstance(b, Tensor)))
         if self.failed or (key not in self._compiled and len(self._compiled) >= MAX_SHAPES):
-            return self.loss(*batch)
+            return eager_backward(self.loss, *batch)
         try:
             if key not in self._compiled:
                 recorded = record(self.loss, *batch)
                 self._compiled[key] = (recorded, torch.compile(recorded.graph, dynamic=False))
-            return self._run(*self._compiled[key], *batch)
+            value, *gradients = self._run(*self._compiled[key], *batch)
         except Exception as error:
             self.failed = True
             reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300] if str(error) else ''}"
             warnings.warn(f"ppl_vae: this pair can't be compiled and goes on eagerly ({reason})", stacklevel=2)
-            return self.loss(*batch)
+            return eager_backward(self.loss, *batch)
+        parameters = dict(self.loss.named_parameters())
+        for name, gradient in zip(self._compiled[key][0].trained, gradients, strict=True):
+            parameters[name].grad = gradient
+        return value
 
-    def _run(self, recorded: Recorded, graph: Callable[..., Tensor], *batch: Tensor) -> Tensor:
-        state = loss_state(self.loss).values()
+    @torch.no_grad()
+    def _run(self, recorded: Recorded, graph: Callable[..., Sequence[Tensor]], *batch: Tensor) -> Sequence[Tensor]:
+        state = [value.detach() for value in loss_state(self.loss).values()]
         kl_weight = torch.as_tensor(self.loss.elbo.current_kl_weight, dtype=torch.get_default_dtype())
         return graph(*state, kl_weight, *batch, *recorded.noise())
 

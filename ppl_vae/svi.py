@@ -9,7 +9,7 @@ import torch
 from pyro.infer.abstract_infer import TracePosterior
 from torch import Tensor
 
-from ppl_vae.compile import CompiledLoss
+from ppl_vae.compile import CompiledBackward, eager_backward
 from ppl_vae.nonfinite import NonFiniteError, explain
 from ppl_vae.objectives import Objective, Trace_ELBO
 from ppl_vae.pair import Pair
@@ -71,7 +71,7 @@ class SVI(pyro.infer.SVI):
         if compile not in ("off", "inductor"):
             raise ValueError(f"compile: got {compile!r}, expected 'off' or 'inductor'")
         self.loss_module = loss(pair)
-        self.compiled = CompiledLoss(self.loss_module) if compile == "inductor" else None
+        self.compiled = CompiledBackward(self.loss_module) if compile == "inductor" else None
         self._validated: set[tuple[Any, ...]] = set()
 
     def update(self, *batch: Any) -> Tensor:
@@ -81,14 +81,13 @@ class SVI(pyro.infer.SVI):
             NonFiniteError: on a CPU, before the parameters change, if the loss is NaN or infinite.
         """
         self.optim.zero_grad(set_to_none=True)
-        loss = self.differentiable_loss(*batch)
+        loss = self._backward(*batch)
         # On a CPU the value is at hand; elsewhere reading it would wait for the device at every step.
         if loss.device.type == "cpu" and not math.isfinite(loss.item()):
             self.refuse(loss, *batch)
-        loss.backward()
         self.optim.step()
         self.objective.step += 1
-        return loss.detach()
+        return loss
 
     def step(self, *batch: Any) -> float:
         """One gradient step; the loss in nats, summed over the batch, as Pyro's `SVI.step`."""
@@ -102,13 +101,13 @@ class SVI(pyro.infer.SVI):
             "Try a smaller learning rate, a softplus scale with a floor, or bounded inputs."
         )
 
-    def differentiable_loss(self, *batch: Any) -> Tensor:
-        """The loss of a batch; supports and shapes are validated on the first batch of each shape alone."""
+    def _backward(self, *batch: Any) -> Tensor:
+        """Set the gradients; supports and shapes are validated on the first batch of each shape alone."""
         shapes = tuple(tuple(b.shape) if isinstance(b, Tensor) else type(b) for b in batch)
         if shapes not in self._validated:
             with pyro.validation_enabled(True):
-                loss = self.loss_module(*batch)
+                loss = eager_backward(self.loss_module, *batch)
             self._validated.add(shapes)  # not before: a batch that was refused is refused again
             return loss
         with pyro.validation_enabled(False):
-            return (self.compiled or self.loss_module)(*batch)
+            return eager_backward(self.loss_module, *batch) if self.compiled is None else self.compiled(*batch)

@@ -1,6 +1,8 @@
 """The recorded loss is the eager loss: equal values and gradients on shared noise."""
 
+import copy
 import warnings
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae import SVI, Pair
-from ppl_vae.compile import MAX_SHAPES, CompiledLoss, loss_state, record
+from ppl_vae.compile import MAX_SHAPES, CompiledBackward, eager_backward, loss_state, record
 from ppl_vae.objectives import (
     IWAE,
     LinearWarmup,
@@ -49,10 +51,10 @@ def test_recorded_equals_eager_on_shared_noise(make, objective: Objective, x: Te
     eager = loss(x)
     torch.manual_seed(1)
     kl_weight = torch.as_tensor(objective.current_kl_weight)
-    again = recorded.graph(*loss_state(loss).values(), kl_weight, x, *recorded.noise())
-    torch.testing.assert_close(again, eager, rtol=1e-6, atol=0)
-    parameters = list(pair.parameters())
-    for a, b in zip(torch.autograd.grad(again, parameters), torch.autograd.grad(eager, parameters), strict=True):
+    again, *gradients = recorded.graph(*loss_state(loss).values(), kl_weight, x, *recorded.noise())
+    torch.testing.assert_close(again, eager.detach(), rtol=1e-6, atol=0)
+    assert len(recorded.trained) == len(gradients) == len(list(pair.parameters()))
+    for a, b in zip(gradients, torch.autograd.grad(eager, list(pair.parameters())), strict=True):
         assert (a - b).norm() <= 1e-5 * b.norm() + 1e-7
 
 
@@ -67,12 +69,13 @@ def test_noise_is_fresh_and_differs_between_particles(x: Tensor) -> None:
 def test_inductor_equals_eager(x: Tensor) -> None:
     pair = HierarchicalVAE((1, 8, 8), (6, 3), ((20,), (10,)))
     loss = IWAE(5)(pair)
-    compiled = CompiledLoss(loss)
+    compiled = CompiledBackward(loss)
     losses, gradients = [], []
-    for run in (loss, compiled):
+    for run in (partial(eager_backward, loss), compiled):
+        pair.zero_grad()
         torch.manual_seed(1)
         losses.append(run(x))
-        gradients.append(torch.autograd.grad(losses[-1], list(pair.parameters())))
+        gradients.append([p.grad for p in pair.parameters()])
     assert not compiled.failed
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=0)
     for a, b in zip(*gradients, strict=True):
@@ -111,7 +114,7 @@ def test_a_pair_that_cannot_be_recorded_goes_on_eagerly_after_one_warning() -> N
 
 def test_further_batch_shapes_are_not_compiled(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
-    compiled = CompiledLoss(Trace_ELBO()(VAE((1, 8, 8), 5, (20,))))
+    compiled = CompiledBackward(Trace_ELBO()(VAE((1, 8, 8), 5, (20,))))
     for rows in range(1, MAX_SHAPES + 3):
         compiled(x[:1].expand(rows, 1, 8, 8))
     assert len(compiled._compiled) == MAX_SHAPES
@@ -121,3 +124,35 @@ def test_unknown_way_to_compile_is_refused() -> None:
     pair = VAE((1, 8, 8), 5, (20,))
     with pytest.raises(ValueError, match="expected 'off' or 'inductor'"):
         SVI(pair, torch.optim.Adam(pair.parameters()), compile="fast")  # pyright: ignore[reportArgumentType]
+
+
+class Partly(VAE):
+    """A frozen encoder, a parameter that the loss does not use, and batch normalisation with its buffers."""
+
+    particles = "tile"
+
+    def __init__(self) -> None:
+        super().__init__((1, 8, 8), 5, (20,))
+        self.encoder.requires_grad_(False)
+        self.unused = torch.nn.Parameter(torch.zeros(3))
+        self.norm = torch.nn.BatchNorm1d(5)
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(5), 1.0).to_event(1))
+            pyro.sample("x", self.decoder(self.norm(z)), obs=x)
+
+
+def test_frozen_and_unused_parameters_get_no_gradient_and_buffers_are_updated(x: Tensor) -> None:
+    pair = Partly()
+    eager = copy.deepcopy(pair)
+    compiled = CompiledBackward(Trace_ELBO()(pair))
+    for run in (compiled, partial(eager_backward, Trace_ELBO()(eager))):
+        torch.manual_seed(1)
+        run(x)
+    assert not compiled.failed
+    with_gradient = {name for name, p in pair.named_parameters() if p.grad is not None}
+    assert with_gradient == {n for n, _ in pair.named_parameters() if n.startswith(("decoder", "norm"))}
+    for name, value in eager.norm.state_dict().items():
+        torch.testing.assert_close(pair.norm.state_dict()[name], value)
+    assert pair.norm.state_dict()["running_mean"].abs().min() > 0
