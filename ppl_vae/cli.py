@@ -27,10 +27,10 @@ def compare(
     data_root: str | None = None,
     binarisation: Binarisation | None = None,
     data_seed: int = 0,
-    steps: int = 1000,
+    steps: int = 700,
     seeds: int = 3,
     batch_size: int = 20,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 3e-3,
     num_particles: int = 5000,
     num_test: int | None = None,
     device: str = "auto",
@@ -158,7 +158,7 @@ def train(
         runs.save_pair(partial, trained)
         report.write_json({**result, "environment": report.environment(history.device)}, partial / "results.json")
         report.learning_curves({objective: history.curve}, partial / "learning_curve.png")
-        report.pictures(trained, test, config["pair"], partial)
+        report.pictures(trained, test, type(trained).__name__, partial)
     _print_evaluation(reached)
     print(f"{_about(dataset, num_particles, reached)}\nRun: {out}")
 

@@ -248,3 +248,11 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="curve 'a': got"):
             learning_curves({"a": empty}, path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_axes_of_a_manifold_of_oblong_images_end_where_the_images_do(tmp_path: Path, drawn: list[Figure]) -> None:
+    manifold_figure(torch.zeros(3, 3, 1, 14, 10), tmp_path / "x.png")
+    (axes,) = drawn[0].axes
+    (left, right), (low, high) = axes.get_xlim(), sorted(axes.get_ylim())
+    assert (axes.get_xticks()[0], axes.get_xticks()[-1]) == (left, right)
+    assert (axes.get_yticks()[0], axes.get_yticks()[-1]) == (low, high)

@@ -198,7 +198,7 @@ def _save_mosaic(
     left = 60 if quantiles else max((16 + 9 * len(text) for _, text in labels), default=0)
     right, bottom = (20, 54) if quantiles else (0, 0)
     width = max(left + mosaic.shape[1] + right, 360 if title else 0)
-    lines = textwrap.wrap(title or "", width // 9)
+    lines = textwrap.wrap(title or "", (width - left) // 11)
     height = mosaic.shape[0] + bottom + (24 * len(lines) + 12 if lines else 12 if quantiles else 0)
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
     box = (left / width, bottom / height, mosaic.shape[1] / width, mosaic.shape[0] / height)
@@ -208,16 +208,16 @@ def _save_mosaic(
     if labels:
         axes.set_yticks(*zip(*labels, strict=True))
     if quantiles:
-        _quantile_axes(axes, len(mosaic))
+        _quantile_axes(axes, *mosaic.shape[:2])
     axes.tick_params(length=3 if quantiles else 0, labelsize=_TEXT, labelcolor=_INK, color=_INK)
     figure.text((left + 2) / width, 1 - 6 / height, "\n".join(lines), va="top", size=_TEXT + 1, linespacing=1.2)
     return _save(figure, path)
 
 
-def _quantile_axes(axes: Axes, size: int) -> None:
-    ticks, names = [q * size - 0.5 for q in (0, 0.25, 0.5, 0.75, 1)], ["0", "¼", "½", "¾", "1"]
-    axes.set_xticks(ticks, names)
-    axes.set_yticks(ticks, names[::-1])
+def _quantile_axes(axes: Axes, height: int, width: int) -> None:
+    quantiles, names = (0, 0.25, 0.5, 0.75, 1), ["0", "¼", "½", "¾", "1"]
+    axes.set_xticks([q * width - 0.5 for q in quantiles], names)
+    axes.set_yticks([q * height - 0.5 for q in quantiles], names[::-1])
     axes.set_xlabel("quantile of $z_1$ under the prior", fontsize=_TEXT, color=_INK)
     axes.set_ylabel("quantile of $z_2$ under the prior", fontsize=_TEXT, color=_INK)
 
