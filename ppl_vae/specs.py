@@ -17,12 +17,20 @@ from torch import nn
 
 from ppl_vae import nn as networks
 from ppl_vae import objectives, pairs
-from ppl_vae.objectives import IWAE, Objective, Trace_ELBO, TraceMeanField_ELBO
+from ppl_vae.objectives import IWAE, STL, VIMCO, DReG, Objective, ReweightedWakeSleep, Trace_ELBO, TraceMeanField_ELBO
 from ppl_vae.pair import Pair
 
 __all__ = ["make_objective", "objective_names", "pair_factory", "pair_names"]
 
-_SHORT: Mapping[str, type[Objective]] = {"elbo": Trace_ELBO, "iwae": IWAE, "mean-field": TraceMeanField_ELBO}
+_SHORT: Mapping[str, type[Objective]] = {
+    "elbo": Trace_ELBO,
+    "mean-field": TraceMeanField_ELBO,
+    "iwae": IWAE,
+    "stl": STL,
+    "dreg": DReG,
+    "vimco": VIMCO,
+    "rws": ReweightedWakeSleep,
+}
 
 
 def pair_names() -> list[str]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from typing import Any, Literal
 
 import pyro
@@ -17,25 +17,29 @@ from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from ppl_vae.paths import Gradient, PathWeight, constant, frozen_guide, with_values
 from ppl_vae.sites import PARTICLES, NotPerDatumError, Site, density_sites, is_subsample, plates_of
 
 __all__ = ["Draw", "NotPerDatumError", "Particles", "Site", "Terms", "draw", "guess_plate_nesting"]
 
 Particles = Literal["plate", "tile", "loop"]
 Program = Callable[..., Any]
+Run = Callable[[Program, Program, Sequence[Any], int, int | None], "Draw"]
 
 
 @dataclass(frozen=True)
 class Draw:
     """The sites of one run of guide and model, with `size` particles along `dim`.
 
-    `dim` is the particle plate's dimension; None when there is one particle, or a tiled batch.
+    `dim` is the particle plate's dimension; None when there is one particle, or a tiled batch. `path` weights
+    the gradient through the samples, where they were drawn with gradient="path".
     """
 
     model: dict[str, Site]
     guide: dict[str, Site]
     size: int
     dim: int | None
+    path: PathWeight
 
     @property
     def sites(self) -> list[Site]:
@@ -123,11 +127,14 @@ class Terms:
         given = [n for n, site in model.items() if site.observed and (factors or not site.factor)]
         return self._sum([self.log_p[n] for n in given])
 
+    def sum_log_q(self, factors: bool = False) -> Tensor:
+        """log q(z | x), the sum over the guide's sites, (K, B)."""
+        guide = self.draws[0].guide
+        return self._sum([self.log_q[n] for n, site in guide.items() if factors or not site.factor])
+
     def log_ratio(self, factors: bool = False) -> Tensor:
         """log p(z) - log q(z | x), (K, B)."""
-        guide = self.draws[0].guide
-        drawn = [n for n, site in guide.items() if factors or not site.factor]
-        return self._sum([self.log_p[n] for n in self.latent]) - self._sum([self.log_q[n] for n in drawn])
+        return self._sum([self.log_p[n] for n in self.latent]) - self.sum_log_q(factors)
 
     def _sum(self, parts: list[Tensor]) -> Tensor:
         if not parts:
@@ -158,6 +165,14 @@ class Terms:
                 )
         return float(sites[0].scale)
 
+    def weight_paths(self, weight: Tensor) -> None:
+        """Multiply the gradient through each particle's samples by `weight`, (K, B), without gradient of its own.
+
+        Only of use where the terms were drawn with gradient="path" or "split".
+        """
+        for draw, part in zip(self.draws, weight.detach().split([d.size for d in self.draws]), strict=True):
+            draw.path.set(part, draw.dim, draw.data_plate.dim)
+
     def require_reparameterised(self, objective: str) -> None:
         """Refuse guide sites through whose value no gradient flows.
 
@@ -181,6 +196,7 @@ def draw(
     max_plate_nesting: int = 1,
     particles: Particles = "plate",
     joint: bool = False,
+    gradient: Gradient = "full",
 ) -> Terms:
     """Run guide and model on one batch with K particles.
 
@@ -193,6 +209,7 @@ def draw(
         particles: "plate": one trace under an outer plate (the encoder runs once per datum);
             "tile": one trace of a batch repeated K times; "loop": K traces.
         joint: sum over the data as well, so that each particle has one weight.
+        gradient: how it reaches the guide's parameters: "full", "path", "score" or "split" (see `ppl_vae.paths`).
 
     Raises:
         NotPerDatumError: a site is not per datum.
@@ -200,12 +217,13 @@ def draw(
     """
     if joint and particles == "tile":
         raise ValueError("joint=True needs particles drawn by a plate or a loop, got 'tile'")
+    run = partial(_run, gradient=gradient, owner=guide)
     if particles == "loop" and num_particles > 1:
-        return Terms(_loop(model, guide, batch, num_particles), joint)
+        return Terms(_loop(run, model, guide, batch, num_particles), joint)
     if particles == "tile" and num_particles > 1:
-        return Terms([_tiled(model, guide, batch, num_particles)], joint)
+        return Terms([_tiled(run, model, guide, batch, num_particles)], joint)
     dim = None if num_particles == 1 else -max_plate_nesting - 1
-    return Terms([_run(model, guide, batch, num_particles, dim)], joint)
+    return Terms([run(model, guide, batch, num_particles, dim)], joint)
 
 
 def guess_plate_nesting(model: Program, guide: Program, *batch: Any) -> int:
@@ -216,24 +234,40 @@ def guess_plate_nesting(model: Program, guide: Program, *batch: Any) -> int:
     return max((-f.dim for s in sites for f in s.frames if f.dim is not None), default=0)
 
 
-def _run(model: Program, guide: Program, batch: Sequence[Any], size: int, dim: int | None) -> Draw:
+def _run(
+    model: Program,
+    guide: Program,
+    batch: Sequence[Any],
+    size: int,
+    dim: int | None,
+    *,
+    gradient: Gradient = "full",
+    owner: Program | None = None,
+) -> Draw:
     def plate() -> Any:
         return nullcontext() if dim is None else pyro.plate(PARTICLES, size, dim=dim)
 
-    with plate():
+    path = PathWeight()
+    with plate(), torch.no_grad() if gradient == "score" else nullcontext():
         guide_trace = poutine.trace(guide).get_trace(*batch)
+    if gradient in ("path", "score"):
+        # Scored anew: a site's parameters may depend on the samples before it.
+        again = with_values(guide_trace, constant if gradient == "score" else path.on)
+        with plate(), frozen_guide(owner or guide) if gradient == "path" else nullcontext():
+            guide_trace = poutine.trace(poutine.replay(guide, trace=again)).get_trace(*batch)
+    given = with_values(guide_trace, path.on) if gradient == "split" else guide_trace
     with plate():
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
+        model_trace = poutine.trace(poutine.replay(model, trace=given)).get_trace(*batch)
     model_nodes, guide_nodes = density_sites(model_trace), density_sites(guide_trace)
     _check_match(model_nodes, guide_nodes)
     # The guide's first: a value that it drew in a wrong shape is the guide's fault, though the model scores it too.
     guide_sites = {n: Site.of(n, node, "guide") for n, node in guide_nodes.items()}
-    return Draw({n: Site.of(n, node, "model") for n, node in model_nodes.items()}, guide_sites, size, dim)
+    return Draw({n: Site.of(n, node, "model") for n, node in model_nodes.items()}, guide_sites, size, dim, path)
 
 
-def _loop(model: Program, guide: Program, batch: Sequence[Any], num_particles: int) -> list[Draw]:
+def _loop(run: Run, model: Program, guide: Program, batch: Sequence[Any], num_particles: int) -> list[Draw]:
     first_guide, first_model = poutine.trace(guide), poutine.trace(model)
-    draws = [_run(first_model, first_guide, batch, 1, None)]
+    draws = [run(first_model, first_guide, batch, 1, None)]
     # All particles must see the same minibatch: the first run's subsamples are replayed to the others.
     keep = Trace()
     nodes: dict[str, Any] = {**first_model.trace.nodes, **first_guide.trace.nodes}
@@ -241,10 +275,10 @@ def _loop(model: Program, guide: Program, batch: Sequence[Any], num_particles: i
         if node["type"] == "sample" and is_subsample(node):
             keep.add_node(name, **node)
     model, guide = poutine.replay(model, trace=keep), poutine.replay(guide, trace=keep)
-    return draws + [_run(model, guide, batch, 1, None) for _ in range(num_particles - 1)]
+    return draws + [run(model, guide, batch, 1, None) for _ in range(num_particles - 1)]
 
 
-def _tiled(model: Program, guide: Program, batch: Sequence[Any], num_particles: int) -> Draw:
+def _tiled(run: Run, model: Program, guide: Program, batch: Sequence[Any], num_particles: int) -> Draw:
     rows = next(len(b) for b in batch if isinstance(b, Tensor) and b.dim())
 
     def tile(value: Any) -> Any:
@@ -252,7 +286,7 @@ def _tiled(model: Program, guide: Program, batch: Sequence[Any], num_particles: 
             return value
         return value.expand(num_particles, *value.shape).flatten(0, 1)
 
-    result = _run(model, guide, [tile(b) for b in batch], num_particles, None)
+    result = run(model, guide, [tile(b) for b in batch], num_particles, None)
     if result.data_plate.size != rows * num_particles:
         raise NotPerDatumError(
             f"plate {result.data_plate.name!r} has size {result.data_plate.size} for {rows * num_particles} tiled "

@@ -2,16 +2,32 @@
 
 from ppl_vae.objectives.base import Objective, PairLoss
 from ppl_vae.objectives.elbo import Trace_ELBO, TraceMeanField_ELBO
+from ppl_vae.objectives.multiple import CIWAE, MIWAE, PIWAE, VRMax
+from ppl_vae.objectives.path import STL, DReG
 from ppl_vae.objectives.renyi import IWAE, RenyiELBO
-from ppl_vae.objectives.schedules import LinearWarmup, Schedule
+from ppl_vae.objectives.schedules import CyclicalWarmup, LinearWarmup, Schedule, SigmoidWarmup
+from ppl_vae.objectives.score import VIMCO, ThermodynamicELBO
+from ppl_vae.objectives.wake_sleep import ReweightedWakeSleep, WakeSleep
 
 __all__ = [
+    "CIWAE",
     "IWAE",
+    "MIWAE",
+    "PIWAE",
+    "STL",
+    "VIMCO",
+    "CyclicalWarmup",
+    "DReG",
     "LinearWarmup",
     "Objective",
     "PairLoss",
     "RenyiELBO",
+    "ReweightedWakeSleep",
     "Schedule",
+    "SigmoidWarmup",
+    "ThermodynamicELBO",
     "TraceMeanField_ELBO",
     "Trace_ELBO",
+    "VRMax",
+    "WakeSleep",
 ]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ppl_vae import terms
 from ppl_vae.objectives.schedules import Schedule
 from ppl_vae.pair import Pair
+from ppl_vae.paths import Gradient
 from ppl_vae.terms import Particles, Terms
 
 __all__ = ["Objective", "PairLoss"]
@@ -45,6 +46,9 @@ class Objective(pyro.infer.ELBO):
 
     is_bound: bool = True
     """Whether `bound` is a lower bound on log p(x) in expectation."""
+
+    gradient: Gradient = "full"
+    """How the loss's gradient reaches the guide's parameters; see `ppl_vae.paths`."""
 
     def __init__(
         self,
@@ -138,6 +142,8 @@ class Objective(pyro.infer.ELBO):
 
     def terms(self, model: Program, guide: Program, *batch: Any) -> Terms:
         """Draw K particles: the log terms that the formula is written over."""
+        # Without gradients all ways of drawing give the same terms, and "full" takes one run of the guide.
+        gradient = self.gradient if torch.is_grad_enabled() else "full"
         return terms.draw(
             model,
             guide,
@@ -146,6 +152,7 @@ class Objective(pyro.infer.ELBO):
             max_plate_nesting=self._plate_nesting(model, guide, batch),
             particles=self._particles(model),
             joint=self.joint,
+            gradient=gradient,
         )
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Any, Any]:

@@ -1,0 +1,42 @@
+"""The numbers of the README are those of the committed results, and its Python runs."""
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+RESULTS_SECTION = README.partition("## Results")[2]
+RESULTS = ROOT / "examples" / "reproduce" / "results"
+
+
+def test_the_mnist_table_is_the_committed_result() -> None:
+    rows = json.loads((RESULTS / "mnist_one_layer.json").read_text())["rows"]
+    for name, row in rows.items():
+        ours, hand = row["ours"], row["handwritten"]
+        (line,) = [line for line in RESULTS_SECTION.splitlines() if line.startswith(f"| `{name}`")]
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[1] == f"{ours['nll']:.2f} ({ours['nll_se']:.2f})" and cells[2] == f"{ours['bound']:.2f}"
+        assert cells[4:7] == [f"{ours['train_seconds']:.0f} s", f"{hand['nll']:.2f}", f"{hand['train_seconds']:.0f} s"]
+        assert cells[7] == f"{ours['train_seconds'] / hand['train_seconds']:.2f}"
+
+
+def test_the_digits_table_is_the_committed_result() -> None:
+    for row in json.loads((RESULTS / "compare_digits.json").read_text())["rows"]:
+        assert f"{row['nll']:.2f} ({row['nll_se']:.2f})" in README
+
+
+def test_the_readmes_pair_runs() -> None:
+    (code,) = [c for c in re.findall(r"```python\n(.*?)```", README, re.S) if "class MyPair" in c]
+    code = code.replace("digits, steps=2000", "digits, steps=3, seeds=1, num_particles=5")
+    names: dict[str, object] = {}
+    exec(code.replace("steps=2000", "steps=3").replace("num_particles=5000", "num_particles=5"), names)
+    assert "result" in names
+
+
+def test_every_public_objective_and_pair_is_named() -> None:
+    from ppl_vae import objectives, pairs
+
+    for name in [*objectives.__all__, *pairs.__all__]:
+        if name not in ("Objective", "PairLoss", "Schedule"):
+            assert f"`{name}`" in README, name
