@@ -4,6 +4,7 @@ from ppl_vae.objectives.base import Objective, PairLoss
 from ppl_vae.objectives.elbo import Trace_ELBO, TraceMeanField_ELBO
 from ppl_vae.objectives.multiple import CIWAE, MIWAE, PIWAE, VRMax
 from ppl_vae.objectives.path import STL, DReG
+from ppl_vae.objectives.regularised import BetaELBO, CapacityELBO, FreeBits
 from ppl_vae.objectives.renyi import IWAE, RenyiELBO
 from ppl_vae.objectives.schedules import CyclicalWarmup, LinearWarmup, Schedule, SigmoidWarmup
 from ppl_vae.objectives.score import VIMCO, ThermodynamicELBO
@@ -16,8 +17,11 @@ __all__ = [
     "PIWAE",
     "STL",
     "VIMCO",
+    "BetaELBO",
+    "CapacityELBO",
     "CyclicalWarmup",
     "DReG",
+    "FreeBits",
     "LinearWarmup",
     "Objective",
     "PairLoss",
