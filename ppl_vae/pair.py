@@ -76,7 +76,9 @@ class Pair(nn.Module):
 
         def registered(program: Callable[..., Any]) -> Callable[..., Any]:
             def run(pair: Pair, *batch: Any) -> Any:
-                pyro.module(name, pair)
+                # An objective may hold all parameters constant while it scores the guide: they are registered by then.
+                if any(p.requires_grad for p in pair.parameters()):
+                    pyro.module(name, pair)
                 return program(*batch)
 
             # Bound to the pair, as `program` is: objectives look there for how to draw particles.
