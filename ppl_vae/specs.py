@@ -57,7 +57,11 @@ def make_objective(text: str) -> Objective:
         return _SHORT[short](int(count)) if count else _SHORT[short]()
     known = {n: getattr(objectives, n) for n in objectives.__all__}
     result = _evaluate(text, known, "objective", objective_names())
-    result = result() if inspect.isclass(result) else result
+    if inspect.isclass(result):
+        try:
+            result = result()
+        except TypeError as error:
+            raise ValueError(f"objective {text!r}: {error}; write its arguments in parentheses") from error
     if not isinstance(result, Objective):
         raise ValueError(f"objective: got {text!r}, expected one of {', '.join(objective_names())}")
     return result

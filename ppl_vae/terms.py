@@ -171,7 +171,7 @@ class Terms:
         Only of use where the terms were drawn with gradient="path" or "split".
         """
         for draw, part in zip(self.draws, weight.detach().split([d.size for d in self.draws]), strict=True):
-            draw.path.set(part, draw.dim, draw.data_plate.dim)
+            draw.path.set(part, draw.dim, *([] if self.joint else [draw.data_plate.dim]))
 
     def require_reparameterised(self, objective: str) -> None:
         """Refuse guide sites through whose value no gradient flows.

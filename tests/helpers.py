@@ -1,5 +1,6 @@
 """What the tests of objectives share: small pairs, hand-written log weights, stock Pyro on a shared seed."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import pyro.infer
 import pytest
 import torch
 from pyro.optim import PyroOptim
+from pyro.poutine.trace_struct import Trace
+from scipy import stats
 from torch import Tensor
 
 from ppl_vae import Pair
@@ -55,6 +58,62 @@ class DiscreteGuide(LinearGaussian):
         with pyro.plate("data", len(x), dim=-1):
             y = pyro.sample("y", dist.Bernoulli(logits=x @ self.A[0] + self.c[0]))
             pyro.sample("z", self.encode(x - y.unsqueeze(-1)))
+
+
+class Switches(Pair):
+    """Two switches z and three observed ones: every expectation is a sum over 4 or 8 states."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (torch.nn.Parameter(torch.randn(n)) for n in (2, 3, 2))
+        self.W, self.A = (torch.nn.Parameter(1.5 * torch.randn(n, m)) for n, m in ((2, 3), (3, 2)))
+
+    def prior(self):
+        return dist.Bernoulli(logits=self.a).to_event(1)
+
+    def decode(self, z):
+        return dist.Bernoulli(logits=z @ self.W + self.b).to_event(1)
+
+    def encode(self, x):
+        return dist.Bernoulli(logits=x @ self.A + self.c).to_event(1)
+
+    def model(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", self.decode(z), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", self.encode(x))
+
+    def tables(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(x, z) and log q(z | x) for one datum x, (3,), and the four states of z: (4,) and (4,)."""
+        z = states(2)
+        return self.prior().log_prob(z) + self.decode(z).log_prob(x), self.encode(x).log_prob(z)
+
+
+def states(number: int) -> Tensor:
+    """All values of so many switches, (2^number, number)."""
+    return torch.tensor(list(itertools.product((0.0, 1.0), repeat=number)), dtype=torch.float64)
+
+
+def expected_gradients(pair: Switches, objective: Objective, x: Tensor) -> tuple[float, Grads]:
+    """The exact mean of the objective's loss and gradients for one datum: a sum over what K particles can be."""
+    # Found by a run of the guide otherwise, which would meet the values of K particles.
+    objective.max_plate_nesting = 1
+    value, total = 0.0, {name: torch.zeros_like(p) for name, p in pair.named_parameters()}
+    log_q = pair.tables(x)[1].detach()
+    for outcome in itertools.product(range(4), repeat=objective.num_particles):
+        drawn = Trace()
+        z = states(2)[list(outcome)].unsqueeze(1)
+        drawn.add_node("z", name="z", type="sample", value=z, is_observed=False, infer={})
+        guide = pyro.poutine.replay(pair.guide, trace=drawn)
+        chance = log_q[list(outcome)].sum().exp()
+        loss = objective.differentiable_loss(pair.model, guide, x.unsqueeze(0))
+        value += (chance * loss).item()
+        for name, gradient in gradients_of(pair, loss).items():
+            total[name] += chance * gradient
+    return value, total
 
 
 class GlobalSite(LinearGaussian):
@@ -169,6 +228,27 @@ def assert_same(got: tuple[float, Grads], expected: tuple[float, Grads]) -> None
 def z_score(sample: Tensor, expected: float | Tensor = 0.0) -> Tensor:
     """(mean - expected) / standard error over dimension 0."""
     return (sample.mean(0) - expected) / (sample.std(0) / len(sample) ** 0.5)
+
+
+def chunk_gradients(pair: Pair, objective: Objective, x: Tensor, chunks: int = 100) -> Tensor:
+    """The gradient of the mean objective over the rows of x, `chunks` times independently: (chunks, parameters)."""
+    rows = []
+    for chunk in range(chunks):
+        gradient = seeded_loss(pair, objective, x, seed=chunk)[1]
+        rows.append(torch.cat([-g.flatten() / len(x) for g in gradient.values()]))
+    return torch.stack(rows)
+
+
+def farthest(sample: Tensor, expected: float | Tensor = 0.0) -> float:
+    """Largest |t| of sample, (chunks, parameters), over its limit: by chance above 1 with probability 1e-5.
+
+    The limit is Bonferroni's over the parameters. For two gradients on shared seeds, `sample` is their difference.
+    Entries that are constant and as expected are left out.
+    """
+    difference, deviation = sample.mean(0) - expected, sample.std(0)
+    keep = (deviation > 1e-14) | (difference.abs() > 1e-12)
+    t = difference[keep].abs() / (deviation[keep] / len(sample) ** 0.5)
+    return t.max().item() / float(stats.t.isf(0.5e-5 / len(t), len(sample) - 1))
 
 
 def pyro_adam(lr: float) -> PyroOptim:

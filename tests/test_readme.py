@@ -40,3 +40,15 @@ def test_every_public_objective_and_pair_is_named() -> None:
     for name in [*objectives.__all__, *pairs.__all__]:
         if name not in ("Objective", "PairLoss", "Schedule"):
             assert f"`{name}`" in README, name
+
+
+def test_the_slopes_are_the_committed_result() -> None:
+    slopes = json.loads((RESULTS / "snr_law.json").read_text())["slopes"]
+    for curve, start in (
+        ("IWAE, model", "| model, `IWAE`"),
+        ("IWAE, guide", "| guide, `IWAE`"),
+        ("DReG, guide", "| guide"),
+    ):
+        fits = [slopes[curve][part] for part in ("all K", "K >= 100")]
+        cells = " | ".join(f"{fit['slope']:+.3f} ({fit['standard_error']:.3f})" for fit in fits)
+        assert any(line.startswith(start) and cells in line for line in RESULTS_SECTION.splitlines()), curve

@@ -6,7 +6,18 @@ import pytest
 from torch import nn
 
 from ppl_vae import specs
-from ppl_vae.objectives import IWAE, LinearWarmup, RenyiELBO, Trace_ELBO
+from ppl_vae.objectives import (
+    IWAE,
+    MIWAE,
+    STL,
+    VIMCO,
+    CyclicalWarmup,
+    DReG,
+    LinearWarmup,
+    RenyiELBO,
+    ReweightedWakeSleep,
+    Trace_ELBO,
+)
 from ppl_vae.pairs import VAE
 
 OWN = """
@@ -24,6 +35,22 @@ def test_objectives_by_short_name_and_by_class() -> None:
     renyi = specs.make_objective("RenyiELBO(alpha=0.5, num_particles=3, kl_weight=LinearWarmup(9))")
     assert isinstance(renyi, RenyiELBO) and renyi.alpha == 0.5 and renyi.kl_weight == LinearWarmup(9)
     assert isinstance(specs.make_objective("IWAE"), IWAE)
+
+
+@pytest.mark.parametrize(
+    ("short", "cls"), [("stl", STL), ("dreg", DReG), ("vimco", VIMCO), ("rws", ReweightedWakeSleep)]
+)
+def test_further_short_names(short: str, cls: type) -> None:
+    objective = specs.make_objective(f"{short}:7")
+    assert type(objective) is cls and objective.num_particles == 7
+    assert specs.make_objective(short).num_particles == cls().num_particles
+    assert f"{short}:K" in specs.objective_names()
+
+
+def test_further_objectives_by_class() -> None:
+    bounds = specs.make_objective("MIWAE(3, 4, kl_weight=CyclicalWarmup(9, cycles=2))")
+    assert isinstance(bounds, MIWAE) and (bounds.num_bounds, bounds.particles_per_bound) == (3, 4)
+    assert bounds.kl_weight == CyclicalWarmup(9, cycles=2)
 
 
 def test_a_pair_with_arguments() -> None:
@@ -45,6 +72,9 @@ def test_a_pair_from_a_file(tmp_path: Path) -> None:
     [
         ("nope", "expected one of elbo:K"),
         ("iwae:0", "num_particles: got 0"),
+        ("vimco:1", "expected at least 2"),
+        ("rws:1", "for one use WakeSleep"),
+        ("MIWAE", "num_bounds.*write its arguments"),
         ("iwae:many", "expected a whole number"),
         ("RenyiELBO(alpha=1)", "use Trace_ELBO"),
         ("RenyiELBO(beta=1)", "unexpected keyword"),

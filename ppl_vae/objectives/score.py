@@ -80,12 +80,12 @@ class ThermodynamicELBO(Objective):
     O(1 / K). The gradient is the covariance form, E[grad log w] + Cov[grad log pi~_j, log w] at fixed samples.
 
     Args:
-        num_particles: K >= 1.
+        num_particles: K >= 2.
         betas: b_1, ..., b_{J-1}, increasing, in (0, 1).
         max_plate_nesting, vectorize_particles, kl_weight: as for `Objective`.
 
     Raises:
-        ValueError: betas do not increase within (0, 1).
+        ValueError: num_particles < 2; betas do not increase within (0, 1).
 
     References:
         The Thermodynamic Variational Objective, Masrani, Le & Wood 2019, eq. 7, 10 and 12.
@@ -102,6 +102,9 @@ class ThermodynamicELBO(Objective):
         *,
         kl_weight: float | Schedule = 1.0,
     ) -> None:
+        if num_particles < 2:
+            # A covariance over one particle is 0: the guide would get no signal.
+            raise ValueError(f"num_particles: got {num_particles}, expected at least 2; for one use Trace_ELBO")
         super().__init__(num_particles, max_plate_nesting, vectorize_particles, kl_weight=kl_weight)
         self.betas = tuple(betas)
         grid = (0.0, *self.betas, 1.0)

@@ -60,7 +60,7 @@ class ReweightedWakeSleep(Objective):
         log_q, log_weight = terms.sum_log_q(factors=True), terms.log_weight(factors=True)
         weight = torch.softmax(log_weight.detach(), 0)
         wake = (weight * (log_weight + log_q)).sum(0) + self.insomnia * (weight * log_q).sum(0)
-        phases = wake if self.insomnia == 1 else wake + (1 - self.insomnia) * _sleep(terms, model, guide, batch)
+        phases = wake if self.insomnia == 1 else wake + (1 - self.insomnia) * dream_log_q(model, guide, batch)
         bound = self.per_datum(terms, factors=True).detach()
         return -terms.scale * (bound + phases - phases.detach()).sum()
 
@@ -94,12 +94,6 @@ class WakeSleep(Objective):
         """A scalar with the value -ELBO summed over the batch, and the gradients of the two phases."""
         terms = self.terms(model, guide, *batch)
         log_p = (terms.log_weight(factors=True) + terms.sum_log_q(factors=True)).mean(0)
-        phases = log_p + _sleep(terms, model, guide, batch)
+        phases = log_p + dream_log_q(model, guide, batch)
         bound = self.per_datum(terms, factors=True).detach()
         return -terms.scale * (bound + phases - phases.detach()).sum()
-
-
-def _sleep(terms: Terms, model: Program, guide: Program, batch: tuple[Any, ...]) -> Tensor:
-    sites = terms.draws[0].model.values()
-    observed = {site.name: site.value for site in sites if site.observed and not site.factor}
-    return dream_log_q(model, guide, batch, observed)

@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from ppl_vae import SVI
-from ppl_vae.objectives import IWAE, LinearWarmup, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from ppl_vae.objectives import (
+    IWAE,
+    CyclicalWarmup,
+    LinearWarmup,
+    RenyiELBO,
+    SigmoidWarmup,
+    Trace_ELBO,
+    TraceMeanField_ELBO,
+)
 from tests import helpers
 from tests.helpers import assert_same, linear, seeded_bound, seeded_loss, vectors
 
@@ -20,6 +28,54 @@ def test_linear_warmup():
 def test_bad_warmup(steps, start, end):
     with pytest.raises(ValueError, match="LinearWarmup"):
         LinearWarmup(steps, start, end)
+
+
+def test_sigmoid_warmup():
+    warmup = SigmoidWarmup(100, middle=30, slope=8.0, end=0.5)
+    expected = [0.5 / (1 + math.exp(-8 * (t - 30) / 100)) for t in range(200)]
+    assert [warmup(t) for t in range(200)] == pytest.approx(expected, rel=1e-12)
+    assert SigmoidWarmup(100)(50) == 0.5 and warmup(30) == 0.25
+    assert SigmoidWarmup(100)(0) == pytest.approx(1 - SigmoidWarmup(100)(100), rel=1e-9) == pytest.approx(0.0066928509)
+    # exp would overflow here.
+    assert SigmoidWarmup(1)(10**6) == 1.0 and SigmoidWarmup(1, middle=1e6)(0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"steps": 0}, "steps: got 0"),
+        ({"steps": 5, "slope": 0.0}, "slope: got 0.0"),
+        ({"steps": 5, "slope": math.inf}, "slope: got inf"),
+        ({"steps": 5, "end": -1.0}, "end: got -1.0"),
+        ({"steps": 5, "end": math.nan}, "end: got nan"),
+    ],
+)
+def test_bad_sigmoid_warmup(arguments, message):
+    with pytest.raises(ValueError, match=f"SigmoidWarmup {message}"):
+        SigmoidWarmup(**arguments)
+
+
+def test_cyclical_warmup():
+    warmup = CyclicalWarmup(8, cycles=3, rise=0.5, end=2.0)
+    cycle = [0.0, 0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0]
+    assert [warmup(t) for t in range(30)] == pytest.approx(cycle * 3 + [2.0] * 6)
+    assert [CyclicalWarmup(4, cycles=1, rise=1.0)(t) for t in range(6)] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"period": 0}, "period=0"),
+        ({"period": 5, "cycles": 0}, "cycles=0"),
+        ({"period": 5, "rise": 0.0}, "rise: got 0.0"),
+        ({"period": 5, "rise": 1.5}, "rise: got 1.5"),
+        ({"period": 5, "end": -1.0}, "end: got -1.0"),
+        ({"period": 5, "end": math.inf}, "end: got inf"),
+    ],
+)
+def test_bad_cyclical_warmup(arguments, message):
+    with pytest.raises(ValueError, match=f"CyclicalWarmup.*{message}"):
+        CyclicalWarmup(**arguments)
 
 
 def parts(pair, x, num_particles):
