@@ -8,10 +8,20 @@ import torch
 from pyro.distributions import Unit
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.indep_messenger import CondIndepStackFrame
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-__all__ = ["PARTICLES", "NotPerDatumError", "Site", "density_sites", "is_subsample", "plates_of", "sample_sites"]
+__all__ = [
+    "PARTICLES",
+    "GivenValues",
+    "NotPerDatumError",
+    "Site",
+    "density_sites",
+    "is_subsample",
+    "plates_of",
+    "sample_sites",
+]
 
 PARTICLES = "_particles"
 """Name of the plate that the particles are drawn in."""
@@ -128,3 +138,15 @@ def _check_support(name: str, fn: Any, value: Tensor) -> None:
         f"site {name!r}: got {outside.numel()} of {value.numel()} values outside the support of {type(base).__name__} "
         f"({outside[0].item():.4g}, for one), expected {base.support}.{hint}"
     )
+
+
+class GivenValues(Messenger):
+    """An effect handler that gives latent sites these values, by name, each (*batch, *event)."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            msg["value"], msg["done"] = self.values[msg["name"]], True

@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import constraints
@@ -20,7 +19,7 @@ from ppl_vae.evaluation.chunks import require_positive
 from ppl_vae.pair import Pair
 from ppl_vae.paths import frozen_guide
 from ppl_vae.quiet import undisturbed
-from ppl_vae.sites import NotPerDatumError, Site, density_sites
+from ppl_vae.sites import GivenValues, NotPerDatumError, Site, density_sites
 from ppl_vae.terms import Draw, Terms
 
 __all__ = [
@@ -121,18 +120,6 @@ class Point(NamedTuple):
     gradient: Tensor
 
 
-class _Given(Messenger):
-    """Gives latent sites these values."""
-
-    def __init__(self, values: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.values = values
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.values and not msg["is_observed"]:
-            msg["value"], msg["done"] = self.values[msg["name"]], True
-
-
 @dataclass(frozen=True)
 class AnnealedPath:
     """The densities pi_t of one part of the data, for z of shape (C, B, D): all latent sites side by side."""
@@ -173,7 +160,7 @@ class AnnealedPath:
 
     def log_terms(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """log q0(z) and log p(x, z) - log q0(z), (C, B)."""
-        with _Given(self.unpack(z)):
+        with GivenValues(self.unpack(z)):
             drawn = self._draw(self.pair.guide)
         if self.start == "guide":
             return drawn.sum_log_q(), drawn.log_weight()

@@ -10,12 +10,12 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ppl_vae import terms
 from ppl_vae.objectives import IWAE, Trace_ELBO
 from ppl_vae.pair import Pair
+from ppl_vae.sites import GivenValues
 from ppl_vae.terms import Draw, Site
 
 __all__ = ["CHECKS", "PREREQUISITES", "Batch", "CheckFailed", "CheckFunction", "require_unlike_rows"]
@@ -122,7 +122,7 @@ def dtypes(pair: Pair, batch: Batch, num_particles: int) -> str:
     log_weights: list[Tensor] = []
     for dtype in (torch.float64, torch.float32):
         cast = copy.deepcopy(pair).to(dtype)
-        with torch.no_grad(), _Fixed({name: _cast(value, dtype) for name, value in latents.items()}):
+        with torch.no_grad(), GivenValues({name: _cast(value, dtype) for name, value in latents.items()}):
             drawn = terms.draw(cast.model, cast.guide, *[_cast(b, dtype) for b in batch])
         latents = {name: site.value for name, site in drawn.draws[0].guide.items()}
         log_weights.append(drawn.log_weight())
@@ -150,7 +150,7 @@ def particles(pair: Pair, batch: Batch, num_particles: int) -> str:
         for k, log_weight in enumerate(together.log_weight()):
             drawn = together.draws[0]
             values = {name: _particle(drawn, site, k, alone.guide[name]) for name, site in drawn.guide.items()}
-            with _Fixed(values):
+            with GivenValues(values):
                 expected = terms.draw(pair.model, pair.guide, *batch).log_weight()[0]
             advice = 'networks must take (K, B, ...); otherwise set particles = "tile" in the class'
             _compare(log_weight, expected, 1e-4, f"log w of particle {k} in one trace ({pair.particles})", advice)
@@ -185,18 +185,6 @@ CHECKS: dict[str, CheckFunction] = {
 }
 PREREQUISITES = ("sites", "per datum")
 """Where one of these fails, the checks after it are not run: they would fail for the same reason."""
-
-
-class _Fixed(Messenger):
-    """Gives latent sites these values."""
-
-    def __init__(self, values: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.values = values
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.values and not msg["is_observed"]:
-            msg["value"], msg["done"] = self.values[msg["name"]], True
 
 
 def _bound(pair: Pair, batch: Batch, num_particles: int) -> Tensor:
