@@ -34,6 +34,8 @@ class Run:
         seed: of the initial weights, the minibatches and the noise.
         history: the learning curve and the time taken.
         evaluation: what the trained pair reaches on the test data.
+        gradient_snr: signal-to-noise ratio of the objective's gradient at the end of the run, for the parameters of
+            the model and of the guide (`evaluation.gradient_snr`); empty where it was not asked for.
     """
 
     pair: str
@@ -41,6 +43,7 @@ class Run:
     seed: int
     history: History
     evaluation: Evaluation
+    gradient_snr: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class Row:
         active_units: for each latent site, bottom to top.
         ess: effective sample size of the importance sampling.
         bound: the training bound on the test data, nats per datum.
+        snr_model: signal-to-noise ratio of the gradient of the model's parameters; NaN where it was not asked for.
+        snr_guide: that of the guide's parameters.
         ms_per_step: median wall time of a training step.
     """
 
@@ -67,6 +72,8 @@ class Row:
     active_units: tuple[float, ...]
     ess: float
     bound: float
+    snr_model: float
+    snr_guide: float
     ms_per_step: float
 
 
@@ -122,6 +129,7 @@ class Comparison:
                     "objective": run.objective,
                     "seed": run.seed,
                     "evaluation": run.evaluation.as_dict(),
+                    "gradient_snr": run.gradient_snr,
                     "history": run.history.as_dict(),
                 }
                 for run in self.runs
@@ -148,6 +156,7 @@ def compare(
     schedule: Callable[[int], float] | None = None,
     num_particles: int = 5000,
     num_test: int | None = None,
+    gradient_draws: int = 100,
     device: str | torch.device = "auto",
     compile: Compile = "auto",
     workers: int = 1,
@@ -172,6 +181,8 @@ def compare(
         schedule: from the step to a factor on the learning rate.
         num_particles: K of the evaluation.
         num_test: evaluate on the first so many test data; on all of them if None.
+        gradient_draws: of the noise, for the signal-to-noise ratio of each trained pair's gradient on one batch of
+            test data; 0 leaves it out.
         device: "auto" takes CUDA where there is one.
         compile: as for `fit`.
         workers: so many runs side by side, in processes of one thread each. With more than one, all arguments
@@ -180,7 +191,7 @@ def compare(
         on_run: called with each finished run.
 
     Raises:
-        ValueError: no objective, no seed, or whatever `fit` and `evaluate` refuse.
+        ValueError: no objective, no seed, one gradient draw, or whatever `fit` and `evaluate` refuse.
 
     Example:
         >>> from ppl_vae.data import load
@@ -193,6 +204,8 @@ def compare(
     """
     if not objectives or seeds < 1:
         raise ValueError(f"got {len(objectives)} objectives and {seeds} seeds, expected at least one of each")
+    if gradient_draws < 0 or gradient_draws == 1:
+        raise ValueError(f"gradient_draws: got {gradient_draws}, expected 0 for none, or at least 2")
     makers = dict(make_pair) if isinstance(make_pair, Mapping) else {"pair": make_pair}
     place = resolve_device(device)
     train, tests, description = _split(data, test)
@@ -206,6 +219,7 @@ def compare(
         "learning_rate": learning_rate,
         "evaluation_particles": num_particles,
         "evaluation_data": len(tests[0]),
+        "gradient_draws": gradient_draws,
         "device": str(place),
         "data": description,
     }
@@ -215,7 +229,7 @@ def compare(
         "device": place, "compile": compile, "progress": False,
     }  # fmt: skip
     jobs = [
-        Job(pair, makers[pair], name, objectives[name], seed, train, tests, num_particles, options)
+        Job(pair, makers[pair], name, objectives[name], seed, train, tests, num_particles, gradient_draws, options)
         for seed in range(seeds)
         for pair in makers
         for name in objectives
@@ -244,6 +258,7 @@ class Job:
     data: Data
     test: tuple[Tensor, ...]
     num_particles: int
+    gradient_draws: int
     options: dict[str, Any]
 
     def __call__(self, advance: Advance) -> tuple[Run, dict[str, Tensor]]:
@@ -260,7 +275,13 @@ class Job:
             trained, *self.test, objective=objective, num_particles=self.num_particles, seed=self.seed
         )
         state = {name: value.cpu() for name, value in trained.state_dict().items()}
-        return Run(self.pair, self.name, self.seed, history, reached), state
+        return Run(self.pair, self.name, self.seed, history, reached, self._gradient_snr(trained, objective)), state
+
+    def _gradient_snr(self, trained: Pair, objective: Objective) -> dict[str, float]:
+        if not self.gradient_draws:
+            return {}
+        batch = tuple(t[: self.options["batch_size"]] for t in self.test)
+        return evaluation.gradient_snr(trained, objective, *batch, num_samples=self.gradient_draws, seed=self.seed)
 
 
 def _split(data: Data, test: Tensor | Sequence[Tensor] | None) -> tuple[Data, tuple[Tensor, ...], dict[str, Any]]:
@@ -305,6 +326,8 @@ def _row(runs: Sequence[Run]) -> Row:
         active_units=tuple(statistics.fmean(layer) for layer in zip(*units, strict=True)),
         ess=statistics.fmean(e.ess for e in reached),
         bound=statistics.fmean(e.bound for e in reached if e.bound is not None),
+        snr_model=statistics.fmean(run.gradient_snr.get("model", math.nan) for run in runs),
+        snr_guide=statistics.fmean(run.gradient_snr.get("guide", math.nan) for run in runs),
         ms_per_step=statistics.median(run.history.ms_per_step for run in runs),
     )
 

@@ -13,8 +13,8 @@ def comparison_table(comparison: Comparison) -> str:
     """One line for each pair and objective, best NLL first within a pair; then the paired differences."""
     order = comparison.config["pairs"]
     rows = sorted(comparison.rows, key=lambda r: (order.index(r.pair), r.nll))
-    head = ["pair", "objective", "NLL (s.e.)", "active units", "bound", "ESS", "ms/step"]
-    body = [[r.pair, r.objective, _nll(r), _units(r), f"{r.bound:.2f}", f"{r.ess:.0f}", _ms(r)] for r in rows]
+    head = ["pair", "objective", "NLL (s.e.)", "active units", "bound", "ESS", "SNR model, guide", "ms/step"]
+    body = [[r.pair, r.objective, _nll(r), _units(r), f"{r.bound:.2f}", f"{r.ess:.0f}", _snr(r), _ms(r)] for r in rows]
     versus = [
         f"{d.pair}: NLL({d.objective}) - NLL({d.baseline}) = {_signed(d.nats, d.standard_error)} nats"
         for d in comparison.differences()
@@ -66,6 +66,10 @@ def _signed(nats: float, error: float) -> str:
 
 def _nll(row: Row) -> str:
     return f"{row.nll:.2f} ({row.nll_se:.2f})"
+
+
+def _snr(row: Row) -> str:
+    return "-" if math.isnan(row.snr_model) else f"{row.snr_model:.2f}, {row.snr_guide:.2f}"
 
 
 def _ms(row: Row) -> str:

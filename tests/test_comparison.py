@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ppl_vae import compare, data, tables
+from ppl_vae import compare, data, evaluation, tables
 from ppl_vae.objectives import IWAE, RenyiELBO, Trace_ELBO
 from ppl_vae.pairs import VAE, HierarchicalVAE
 from ppl_vae.testing import LinearGaussian
@@ -84,7 +84,20 @@ def test_one_seed_takes_the_standard_error_over_the_data() -> None:
     assert math.isnan(result.differences()[0].standard_error)
 
 
+def test_the_signal_to_noise_ratio_is_that_of_the_trained_pair_on_one_test_batch() -> None:
+    result = run({"iwae": IWAE(3)}, batch_size=7, gradient_draws=5, seeds=1)
+    pair, x = result.trained["pair", "iwae"], data.load("digits").test_batch()[:7]
+    expected = evaluation.gradient_snr(pair, IWAE(3), x, num_samples=5, seed=0)
+    (row,) = result.rows
+    assert {"model": row.snr_model, "guide": row.snr_guide} == pytest.approx(expected)
+    assert f"{row.snr_model:.2f}, {row.snr_guide:.2f}" in tables.comparison_table(result)
+    without = run({"iwae": IWAE(3)}, gradient_draws=0, seeds=1)
+    assert math.isnan(without.rows[0].snr_guide) and "  -  " in tables.comparison_table(without)
+
+
 def test_nothing_to_compare_is_refused() -> None:
+    with pytest.raises(ValueError, match="gradient_draws: got 1"):
+        run({"elbo": Trace_ELBO()}, gradient_draws=1)
     with pytest.raises(ValueError, match="0 objectives"):
         run({})
     with pytest.raises(ValueError, match="workers: got 0"):

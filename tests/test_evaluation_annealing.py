@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import ppl_vae
+from ppl_vae import evaluation
 from ppl_vae.evaluation import annealed_importance_sampling, annealing, bidirectional_monte_carlo, importance_sampling
 from ppl_vae.evaluation.hmc import AnnealedPath, AnnealingSettings, leapfrog, sigmoid_schedule, transition
 from ppl_vae.pair import Pair
@@ -239,6 +240,23 @@ def test_two_layers(start: Any) -> None:
     assert abs(got.mean - exact.mean().item()) < (0.15 if start == "prior" else 1.0)
     bounds = bidirectional_monte_carlo(pair, num_data=3, num_chains=2, num_steps=3, leapfrog_steps=2, start=start)
     assert bounds.lower.shape == bounds.upper.shape == (3,) and bounds.gap.mean > -1
+
+
+def test_log_likelihood_by_either_method() -> None:
+    pair, x = oracle(5)
+    settings: dict[str, Any] = {"num_steps": 7, "batch_size": 3, "seed": 2}
+    got = evaluation.log_likelihood(pair, x, method="ais", num_particles=4, **settings)
+    assert torch.equal(got, annealed_importance_sampling(pair, x, num_chains=4, **settings).log_likelihood)
+    plain = evaluation.log_likelihood(pair, x, num_particles=4, seed=2)
+    assert torch.equal(plain, importance_sampling(pair, x, num_particles=4, seed=2).log_likelihood)
+    for settings, message in (
+        ({"method": "hmc"}, "method: got 'hmc'"),
+        ({"num_steps": 3}, "num_steps: got 3 with method='is'"),
+        ({"method": "ais", "memory": 10**6}, "memory: got 1000000 with method='ais'"),
+        ({"method": "ais", "num_particles": 0}, "num_chains: got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluation.log_likelihood(pair, x, **settings)
 
 
 def test_agrees_with_importance_sampling_on_digits() -> None:

@@ -5,7 +5,7 @@ Shapes: C chains, B data at once (N in all), T temperatures, D the size of all l
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ppl_vae.checks import check_batch
 from ppl_vae.evaluation.chunks import require_positive
+from ppl_vae.evaluation.estimate import Estimate, standard_error
 from ppl_vae.evaluation.hmc import (
     AnnealedPath,
     AnnealingSettings,
@@ -25,22 +26,9 @@ from ppl_vae.evaluation.hmc import (
     quiet_run,
     sigmoid_schedule,
 )
-from ppl_vae.evaluation.likelihood import standard_error
 from ppl_vae.pair import Pair
 
-__all__ = ["BDMC", "AnnealedSampling", "Estimate", "annealed_importance_sampling", "bidirectional_monte_carlo"]
-
-
-class Estimate(NamedTuple):
-    """A mean over the data and its standard error, nats."""
-
-    mean: float
-    standard_error: float
-
-    @classmethod
-    def of(cls, values: Tensor) -> "Estimate":
-        """From one value for each datum, (N,)."""
-        return cls(values.mean().item(), standard_error(values))
+__all__ = ["BDMC", "AnnealedSampling", "annealed_importance_sampling", "bidirectional_monte_carlo"]
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,15 @@
-"""log p(x) by importance sampling, and the training bounds over any amount of data."""
+"""log p(x) by importance sampling (or annealed), and the training bounds over any amount of data."""
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from ppl_vae.evaluation.annealing import annealed_importance_sampling
 from ppl_vae.evaluation.chunks import Settings, chunked
+from ppl_vae.evaluation.estimate import standard_error
 from ppl_vae.objectives import Objective
 from ppl_vae.pair import Pair
 from ppl_vae.terms import Terms
@@ -98,28 +100,45 @@ def importance_sampling(
 def log_likelihood(
     pair: Pair,
     *batch: Any,
-    num_particles: int = 5000,
+    method: Literal["is", "ais"] = "is",
+    num_particles: int | None = None,
+    num_steps: int | None = None,
     memory: int | None = None,
     batch_size: int | None = None,
     seed: int | None = None,
     progress: bool = False,
 ) -> Tensor:
-    """log p(x) of each datum in nats, (N,) float64: `importance_sampling(...).log_likelihood`.
+    """log p(x) of each datum in nats, (N,) float64, by one of two methods; both are too low in expectation.
+
+    Args:
+        pair: any pair whose sites are per datum.
+        batch: the data; each tensor has N rows.
+        method: "is", `importance_sampling` from the guide; "ais", `annealed_importance_sampling` from the guide, for
+            guides too far from the posterior (continuous latent sites alone, and much slower).
+        num_particles: K particles, 5000 by default; for "ais" as many chains, 16 by default.
+        num_steps: temperatures of "ais", 500 by default.
+        memory: as for `importance_sampling`; the memory of "ais" is set by batch_size.
+        batch_size, seed, progress: as for either method.
+
+    Raises:
+        ValueError: another method; num_steps with "is", or memory with "ais"; what the method raises.
 
     Example:
         >>> from ppl_vae.pairs import VAE
         >>> log_likelihood(VAE((1, 8, 8), latent_dim=2), torch.zeros(3, 1, 8, 8), num_particles=10).shape
         torch.Size([3])
     """
-    return importance_sampling(
-        pair,
-        *batch,
-        num_particles=num_particles,
-        memory=memory,
-        batch_size=batch_size,
-        seed=seed,
-        progress=progress,
-    ).log_likelihood
+    if method not in ("is", "ais"):
+        raise ValueError(f"method: got {method!r}, expected 'is' (importance sampling) or 'ais' (annealed)")
+    if method == "ais" and memory is not None:
+        raise ValueError(f"memory: got {memory} with method='ais', whose memory is set by batch_size")
+    if method == "is" and num_steps is not None:
+        raise ValueError(f"num_steps: got {num_steps} with method='is', which has no temperatures; use method='ais'")
+    count = "num_particles" if method == "is" else "num_chains"
+    given = {count: num_particles, "num_steps": num_steps, "memory": memory, "batch_size": batch_size}
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    run = importance_sampling if method == "is" else annealed_importance_sampling
+    return run(pair, *batch, **settings, seed=seed, progress=progress).log_likelihood
 
 
 def bound(
@@ -166,10 +185,3 @@ def add_weights(log_sums: Tensor | None, terms: Terms) -> Tensor:
     log_w = terms.log_weight().double()
     new = torch.stack([torch.logsumexp(log_w, 0), torch.logsumexp(2 * log_w, 0)])
     return new if log_sums is None else torch.logaddexp(log_sums, new)
-
-
-def standard_error(values: Tensor) -> float:
-    """Standard error of the mean of N values; NaN for one."""
-    if len(values) < 2:
-        return math.nan
-    return values.double().std().item() / math.sqrt(len(values))
