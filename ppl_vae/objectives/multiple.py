@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.objectives.base import Objective
+from ppl_vae.objectives.path import loss_weights
 from ppl_vae.objectives.renyi import IWAE
 from ppl_vae.objectives.schedules import Schedule
 from ppl_vae.terms import Terms
@@ -88,13 +89,10 @@ class PIWAE(MIWAE):
         log_p = terms.log_weight(kl_weight, factors=True) + log_q
         log_weight = (log_p - log_q).detach()
         groups = log_weight.unflatten(0, (self.num_bounds, self.particles_per_bound))
-        all_weights, own_weights = torch.softmax(log_weight, 0), torch.softmax(groups, 1).flatten(0, 1)
-        # d_k / c_k is the same for a whole group; bounded, because c_k underflows where it is large.
-        gap = torch.logsumexp(log_weight, 0) - torch.logsumexp(groups, 1)
-        ratio = gap.clamp(max=80.0).exp().repeat_interleave(self.particles_per_bound, 0) / self.num_bounds
-        terms.weight_paths(ratio)
+        own_weights = torch.softmax(groups, 1).flatten(0, 1) / self.num_bounds
+        all_weights = loss_weights(terms, log_weight, own_weights)
         value = torch.logsumexp(log_weight, 0) - math.log(terms.num_particles)
-        weighted = (all_weights * log_p).sum(0) - (own_weights / self.num_bounds * log_q).sum(0)
+        weighted = (all_weights * log_p).sum(0) - (own_weights * log_q).sum(0)
         return value + weighted - weighted.detach()
 
 

@@ -73,3 +73,24 @@ class DReG(RenyiELBO):
         normalised = torch.softmax(power * terms.log_weight(kl_weight, factors=True).detach(), 0)
         terms.weight_paths(1.0 - kl_weight * power * (1.0 - normalised))
         return super().surrogate(terms, kl_weight)
+
+
+FLOOR = 1e-20
+"""Least weight of a particle in a loss whose gradient is weighted anew on its way to the samples."""
+
+
+def loss_weights(terms: Terms, log_weight: Tensor, sample_weight: Tensor) -> Tensor:
+    """Weights c_k = w~_k for a loss over log p, whose gradient reaches the samples with other weights d_k, (K, B).
+
+    On its way to a sample the gradient is multiplied by d_k / c_k. A c_k of 0 would lose it, so c_k is at least
+    1e-20: the gradient at the sample is exact, the model's changes by less than the rounding of its largest part,
+    and float32 still has 18 orders of magnitude below for what a network makes of c_k.
+
+    Args:
+        terms: drawn with gradient="path" or "split".
+        log_weight: log w_k, (K, B).
+        sample_weight: d_k, (K, B).
+    """
+    weight = torch.softmax(log_weight.detach(), 0).clamp(min=FLOOR)
+    terms.weight_paths(sample_weight / weight)
+    return weight

@@ -84,6 +84,20 @@ def test_piwae_with_weights_far_apart():
         torch.testing.assert_close(got[name], guide[name], rtol=1e-9, atol=1e-9)
 
 
+def test_piwae_with_weights_so_far_apart_that_they_underflow():
+    """In float32 a group 103 nats below the others has weight 0 among all, and its full part in the guide's bound."""
+    pair, x = LinearGaussian(4, 2), 150 * torch.randn(5, 4)
+    log_w = log_weights(pair, x, 4).detach().unflatten(0, (2, 2)).logsumexp(1)
+    assert (log_w[0] - log_w[1]).abs().max() > 200
+    (value, model), guide = seeded_loss(pair, IWAE(4), x), seeded_loss(pair, MIWAE(2, 2), x)[1]
+    expected = {name: guide[name] if name in GUIDE else model[name] for name in model}
+    got = seeded_loss(pair, PIWAE(2, 2), x)
+    assert got[0] == pytest.approx(value, rel=1e-6)
+    for name, gradient in expected.items():
+        limit = 1e-5 * gradient.abs().max().item()
+        torch.testing.assert_close(got[1][name], gradient, rtol=1e-5, atol=limit)
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.05, 0.7, 1.0])
 def test_ciwae_by_hand(beta):
     pair, x = linear(), vectors()
