@@ -16,6 +16,7 @@ from ppl_vae.evaluation.gradients import (
 from ppl_vae.evaluation.latents import ActiveUnits, active_units, kl_per_site
 from ppl_vae.evaluation.likelihood import ImportanceSampling, bound, importance_sampling, log_likelihood
 from ppl_vae.evaluation.summary import GREY, LOG_LIKELIHOOD, Evaluation, evaluate
+from ppl_vae.evaluation.weights import WeightDiagnostics, pareto_k, weight_diagnostics
 
 __all__ = [
     "BDMC",
@@ -26,6 +27,7 @@ __all__ = [
     "Evaluation",
     "GradientMoments",
     "ImportanceSampling",
+    "WeightDiagnostics",
     "active_units",
     "annealed_importance_sampling",
     "bidirectional_monte_carlo",
@@ -38,4 +40,6 @@ __all__ = [
     "kl_per_site",
     "log_likelihood",
     "parameter_groups",
+    "pareto_k",
+    "weight_diagnostics",
 ]
