@@ -17,7 +17,18 @@ from torch import nn
 
 from ppl_vae import nn as networks
 from ppl_vae import objectives, pairs
-from ppl_vae.objectives import IWAE, STL, VIMCO, DReG, Objective, ReweightedWakeSleep, Trace_ELBO, TraceMeanField_ELBO
+from ppl_vae.objectives import (
+    IWAE,
+    STL,
+    VIMCO,
+    DReG,
+    Objective,
+    ReweightedWakeSleep,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceGraph_ELBO,
+    TraceMeanField_ELBO,
+)
 from ppl_vae.pair import Pair
 
 __all__ = ["make_objective", "objective_names", "pair_factory", "pair_names"]
@@ -30,6 +41,8 @@ _SHORT: Mapping[str, type[Objective]] = {
     "dreg": DReG,
     "vimco": VIMCO,
     "rws": ReweightedWakeSleep,
+    "enum": TraceEnum_ELBO,
+    "graph": TraceGraph_ELBO,
 }
 
 

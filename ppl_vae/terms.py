@@ -20,7 +20,7 @@ from torch import Tensor
 from ppl_vae.paths import Gradient, PathWeight, constant, frozen_guide, with_values
 from ppl_vae.sites import PARTICLES, NotPerDatumError, Site, density_sites, is_subsample, plates_of
 
-__all__ = ["Draw", "NotPerDatumError", "Particles", "Site", "Terms", "draw", "guess_plate_nesting"]
+__all__ = ["Draw", "NotPerDatumError", "Particles", "Site", "Terms", "check_match", "draw", "guess_plate_nesting"]
 
 Particles = Literal["plate", "tile", "loop"]
 Program = Callable[..., Any]
@@ -259,7 +259,7 @@ def _run(
     with plate():
         model_trace = poutine.trace(poutine.replay(model, trace=given)).get_trace(*batch)
     model_nodes, guide_nodes = density_sites(model_trace), density_sites(guide_trace)
-    _check_match(model_nodes, guide_nodes)
+    check_match(model_nodes, guide_nodes)
     # The guide's first: a value that it drew in a wrong shape is the guide's fault, though the model scores it too.
     guide_sites = {n: Site.of(n, node, "guide") for n, node in guide_nodes.items()}
     return Draw({n: Site.of(n, node, "model") for n, node in model_nodes.items()}, guide_sites, size, dim, path)
@@ -295,7 +295,12 @@ def _tiled(run: Run, model: Program, guide: Program, batch: Sequence[Any], num_p
     return result
 
 
-def _check_match(model: dict[str, Any], guide: dict[str, Any]) -> None:
+def check_match(model: dict[str, Any], guide: dict[str, Any]) -> None:
+    """Refuse programs whose latent sites, name -> node of a trace, are not the same but for auxiliary ones.
+
+    Raises:
+        ValueError: names the site and what to do.
+    """
     if not model:
         raise ValueError('the model has no sample sites, expected an observed one: pyro.sample("x", ..., obs=x)')
     wanted = [name for name, node in model.items() if not node["is_observed"]]

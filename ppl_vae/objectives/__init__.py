@@ -1,5 +1,6 @@
 """Bounds on log p(x) and the losses that train for them: one class a bound, each a `pyro.infer.ELBO`."""
 
+from ppl_vae.objectives.adapters import TraceEnum_ELBO, TraceGraph_ELBO
 from ppl_vae.objectives.base import Objective, PairLoss
 from ppl_vae.objectives.elbo import Trace_ELBO, TraceMeanField_ELBO
 from ppl_vae.objectives.multiple import CIWAE, MIWAE, PIWAE, VRMax
@@ -8,6 +9,7 @@ from ppl_vae.objectives.regularised import BetaELBO, CapacityELBO, FreeBits
 from ppl_vae.objectives.renyi import IWAE, RenyiELBO
 from ppl_vae.objectives.schedules import CyclicalWarmup, LinearWarmup, Schedule, SigmoidWarmup
 from ppl_vae.objectives.score import VIMCO, ThermodynamicELBO
+from ppl_vae.objectives.tail_adaptive import TailAdaptive
 from ppl_vae.objectives.wake_sleep import ReweightedWakeSleep, WakeSleep
 
 __all__ = [
@@ -29,7 +31,10 @@ __all__ = [
     "ReweightedWakeSleep",
     "Schedule",
     "SigmoidWarmup",
+    "TailAdaptive",
     "ThermodynamicELBO",
+    "TraceEnum_ELBO",
+    "TraceGraph_ELBO",
     "TraceMeanField_ELBO",
     "Trace_ELBO",
     "VRMax",

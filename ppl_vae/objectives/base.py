@@ -1,5 +1,6 @@
 """The one mechanism behind all bounds: a formula over the (K, B) log terms of a pair."""
 
+import inspect
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -21,6 +22,9 @@ from ppl_vae.terms import Particles, Terms
 __all__ = ["Objective", "PairLoss"]
 
 Program = Callable[..., Any]
+
+_NOT_RECORDED = ("max_plate_nesting", "vectorize_particles", "retain_graph", "strict_enumeration_warning")
+"""Settings that change how a number is computed, not which."""
 
 
 class Objective(pyro.infer.ELBO):
@@ -124,16 +128,16 @@ class Objective(pyro.infer.ELBO):
     @contextmanager
     def at_kl_weight(self, weight: Tensor) -> Iterator[None]:
         """Within, a scheduled KL weight is this 0-dim tensor: a recorded loss takes it as an input."""
-        self._kl_weight = weight
+        before, self._kl_weight = self._kl_weight, weight
         try:
             yield
         finally:
-            self._kl_weight = None
+            self._kl_weight = before
 
     def describe(self) -> dict[str, Any]:
         """Class and settings, to be recorded with every number."""
-        names = ("num_particles", "alpha", "kl_weight", "joint", "fallback")
-        settings = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        given = ["num_particles", *inspect.signature(type(self).__init__).parameters]
+        settings = {name: getattr(self, name) for name in given if name not in _NOT_RECORDED and hasattr(self, name)}
         return {"class": type(self).__name__, **{k: repr(v) if callable(v) else v for k, v in settings.items()}}
 
     def prepare(self, model: Program, guide: Program, *batch: Any) -> None:

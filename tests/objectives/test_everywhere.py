@@ -23,13 +23,17 @@ from ppl_vae.objectives import (
     Objective,
     RenyiELBO,
     ReweightedWakeSleep,
+    TailAdaptive,
     ThermodynamicELBO,
     Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceGraph_ELBO,
     TraceMeanField_ELBO,
     VRMax,
     WakeSleep,
 )
 from ppl_vae.pairs import HierarchicalVAE
+from tests.helpers import assert_compiled_is_eager
 
 ALL: list[Objective] = [
     Trace_ELBO(2),
@@ -42,6 +46,9 @@ ALL: list[Objective] = [
     PIWAE(2, 2),
     CIWAE(3),
     VRMax(3),
+    TailAdaptive(3),
+    TraceEnum_ELBO(2, strict_enumeration_warning=False),
+    TraceGraph_ELBO(2),
     BetaELBO(2.0),
     FreeBits(),
     FreeBits(per="dim"),
@@ -94,6 +101,14 @@ def test_recorded_gradients_are_the_eager_ones_on_shared_noise(objective: Object
     torch.testing.assert_close(again, eager.detach(), rtol=1e-5, atol=1e-5)
     for got, expected in zip(others, gradients, strict=True):
         assert (got - expected).norm() <= 1e-5 * expected.norm() + 1e-6
+
+
+@every
+def test_compiled_gradients_are_the_eager_ones_on_shared_noise(objective: Objective) -> None:
+    pair, x = pair_and_batch()
+    objective.step = 2
+    loss = objective(pair)
+    assert_compiled_is_eager(loss, x)
 
 
 @every
