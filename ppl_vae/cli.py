@@ -60,7 +60,7 @@ def compare(
         num_test: evaluate on so many test data; all by default.
         gradient_draws: for the signal-to-noise ratio of the gradient at the end; 0 leaves it out.
         device: auto, cpu, cuda or cuda:N.
-        compile: auto, off or inductor.
+        compile: auto, off, inductor or (on CUDA) cudagraph.
         workers: so many runs side by side, in processes of one thread each; all cores for small data on a CPU.
         out: folder of the results; compare-DATA by default.
         overwrite: replace a folder that is there already.
@@ -128,7 +128,7 @@ def train(
         num_particles: of the importance-sampled log-likelihood.
         num_test: evaluate on so many test data; all by default.
         device: auto, cpu, cuda or cuda:N.
-        compile: auto, off or inductor.
+        compile: auto, off, inductor or (on CUDA) cudagraph.
         out: the run folder.
         overwrite: replace a folder that is there already.
         progress: show a progress bar.

@@ -5,18 +5,22 @@
 objective does to its gradients is in the record too); what is compiled is that record.
 """
 
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import pyro
 import torch
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, fx
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_vae.objectives import PairLoss
+from ppl_vae.products import through_onednn
 
 __all__ = ["CompiledBackward", "Recorded", "eager_backward", "loss_state", "record"]
 
@@ -76,8 +80,9 @@ def record(loss: PairLoss, *batch: Tensor) -> Recorded:
 
     # The plates' nesting is found by a run of its own, which must not end up in the record.
     loss.elbo.prepare(loss.model, loss.guide, *batch)
+    kl_weight = torch.ones((), device=_place(batch))
     with pyro.validation_enabled(False):
-        graph = make_fx(pure, tracing_mode="fake")(*state.values(), torch.ones(()), *batch)
+        graph = make_fx(pure, tracing_mode="fake")(*state.values(), kl_weight, *batch)
     return Recorded(graph, trained, _lift_noise(graph))
 
 
@@ -97,7 +102,8 @@ class CompiledBackward:
     """`backward(*batch)` sets the gradients and returns the loss, through Inductor, compiled once per batch shape.
 
     Where recording or compiling fails (data-dependent control flow, an operation that the tracer
-    refuses, no C++ compiler), one warning says why and the eager loss serves from then on.
+    refuses, no C++ compiler), one warning names the site, the line and the reason, and the eager loss
+    serves from then on.
 
     Args:
         loss: the loss of a pair, `objective(pair)`.
@@ -110,17 +116,19 @@ class CompiledBackward:
 
     def __call__(self, *batch: Any) -> Tensor:
         """Set `grad` of the parameters that the loss depends on; the loss, 0-dim, without gradient."""
-        key = (self.loss.training, *((tuple(b.shape), b.dtype, b.device) for b in batch if isinstance(b, Tensor)))
+        key = (self.loss.training, *((b.shape, b.stride(), b.dtype, b.device) for b in batch if isinstance(b, Tensor)))
         if self.failed or (key not in self._compiled and len(self._compiled) >= MAX_SHAPES):
             return eager_backward(self.loss, *batch)
+        site = _LastSite()
         try:
             if key not in self._compiled:
-                recorded = record(self.loss, *batch)
-                self._compiled[key] = (recorded, torch.compile(recorded.graph, dynamic=False))
+                with site:
+                    recorded = record(self.loss, *batch)
+                self._compiled[key] = (recorded, self._compile(recorded, *batch))
             value, *gradients = self._run(*self._compiled[key], *batch)
         except Exception as error:
             self.failed = True
-            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300] if str(error) else ''}"
+            reason = _reason(error, site.name)
             warnings.warn(f"ppl_vae: this pair can't be compiled and goes on eagerly ({reason})", stacklevel=2)
             return eager_backward(self.loss, *batch)
         parameters = dict(self.loss.named_parameters())
@@ -129,10 +137,54 @@ class CompiledBackward:
         return value
 
     @torch.no_grad()
+    def _compile(self, recorded: Recorded, *batch: Tensor) -> Callable[..., Sequence[Tensor]]:
+        from torch._inductor import compile  # not before it is needed: 1 second
+
+        through_onednn(recorded.graph)
+        place = _place(batch)
+        with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+            examples = self._inputs(recorded, *batch)
+        # Not torch.compile, whose guards would look at every input at every step: the key has seen to the batch.
+        # Samplers that stay in the graph draw what they draw eagerly.
+        return cast(Any, compile)(recorded.graph, examples, options={"fallback_random": True})
+
+    @torch.no_grad()
     def _run(self, recorded: Recorded, graph: Callable[..., Sequence[Tensor]], *batch: Tensor) -> Sequence[Tensor]:
+        return graph(*self._inputs(recorded, *batch))
+
+    def _inputs(self, recorded: Recorded, *batch: Tensor) -> list[Tensor]:
         state = [value.detach() for value in loss_state(self.loss).values()]
-        kl_weight = torch.as_tensor(self.loss.elbo.current_kl_weight, dtype=torch.get_default_dtype())
-        return graph(*state, kl_weight, *batch, *recorded.noise())
+        dtype, current = torch.get_default_dtype(), self.loss.elbo.current_kl_weight
+        kl_weight = torch.as_tensor(current, dtype=dtype, device=_place(batch))
+        return [*state, kl_weight, *batch, *recorded.noise()]
+
+
+class _LastSite(Messenger):
+    """Remembers the name of the last sample site that ran inside."""
+
+    name: str | None = None
+
+    def _pyro_sample(self, msg: Any) -> None:
+        self.name = msg["name"]
+
+
+def _reason(error: Exception, site: str | None) -> str:
+    """What to say of a failure: its first line, and where in the user's programs it came up."""
+    said = str(error).strip().partition("\n")[0][:300]
+    text = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    lines = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_LIBRARIES)]
+    # Recording runs the user's programs; compiling runs none, and then there is no line to name.
+    if not lines:
+        return text
+    after = f", after site {site!r}" if site else ""
+    return f"{text}{after} at {Path(lines[-1].filename).name}:{lines[-1].lineno}, `{lines[-1].line}`"
+
+
+_LIBRARIES = (*(str(Path(str(m.__file__)).parent) for m in (torch, pyro, traceback)), str(Path(__file__).parent), "<")
+
+
+def _place(batch: Sequence[Any]) -> torch.device:
+    return next((b.device for b in batch if isinstance(b, Tensor)), torch.device("cpu"))
 
 
 def _lift_noise(graph: fx.GraphModule) -> list[Callable[[], Tensor]]:

@@ -1,8 +1,12 @@
 """The recorded loss is the eager loss: equal values and gradients on shared noise."""
 
 import copy
+import os
+import subprocess
+import sys
 import warnings
 from functools import partial
+from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
@@ -21,6 +25,8 @@ from ppl_vae.objectives import (
     TraceMeanField_ELBO,
 )
 from ppl_vae.pairs import VAE, HierarchicalVAE
+from ppl_vae.products import through_onednn
+from tests.helpers import assert_compiled_is_eager
 
 PAIRS = {
     "vae": lambda: VAE((1, 8, 8), 5, (20,)),
@@ -66,20 +72,9 @@ def test_noise_is_fresh_and_differs_between_particles(x: Tensor) -> None:
     assert len(first.flatten().unique()) == first.numel()
 
 
-def test_inductor_equals_eager(x: Tensor) -> None:
-    pair = HierarchicalVAE((1, 8, 8), (6, 3), ((20,), (10,)))
-    loss = IWAE(5)(pair)
-    compiled = CompiledBackward(loss)
-    losses, gradients = [], []
-    for run in (partial(eager_backward, loss), compiled):
-        pair.zero_grad()
-        torch.manual_seed(1)
-        losses.append(run(x))
-        gradients.append([p.grad for p in pair.parameters()])
-    assert not compiled.failed
-    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=0)
-    for a, b in zip(*gradients, strict=True):
-        assert (a - b).norm() <= 1e-5 * b.norm() + 1e-7
+@pytest.mark.parametrize("make", PAIRS.values(), ids=PAIRS)
+def test_inductor_equals_eager(make, x: Tensor) -> None:
+    assert_compiled_is_eager(IWAE(5)(make()), x)
 
 
 class Branching(Pair):
@@ -105,25 +100,74 @@ def test_a_pair_that_cannot_be_recorded_goes_on_eagerly_after_one_warning() -> N
     svi = SVI(pair, torch.optim.Adam(pair.parameters()), compile="inductor")
     x = torch.zeros(4)
     svi.step(x)  # the first batch of a shape is validated, eagerly
-    with pytest.warns(UserWarning, match="can't be compiled and goes on eagerly"):
+    with pytest.warns(UserWarning, match=r"after site 'z' at test_compile.py:\d+, `scale = 1.0 if z.sum\(\) > 0"):
         svi.step(x)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert svi.step(x) > 0
 
 
+WITHOUT_COMPILER = """
+import warnings, torch
+from ppl_vae.compile import CompiledBackward
+from ppl_vae.objectives import Trace_ELBO
+from ppl_vae.pairs import VAE
+
+compiled = CompiledBackward(Trace_ELBO()(VAE((1, 8, 8), 7, (21,))))
+for _ in range(2):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        loss = compiled(torch.zeros(3, 1, 8, 8))
+    ours = [str(w.message) for w in seen if "ppl_vae" in str(w.message)]
+    print(len(ours), loss.item() > 0, *ours)
+"""
+
+
+def test_without_a_compiler_it_goes_on_eagerly_after_one_warning(tmp_path: Path) -> None:
+    # A process of its own: Inductor remembers that it found no compiler.
+    environment = {**os.environ, "CXX": "no-such-compiler", "PATH": "", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", WITHOUT_COMPILER]
+    first, second = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=environment, timeout=200
+    ).stdout.splitlines()[:2]
+    assert first.startswith("1 True ppl_vae: this pair can't be compiled and goes on eagerly") and "compiler" in first
+    assert second == "0 True"
+
+
 def test_further_batch_shapes_are_not_compiled(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    monkeypatch.setattr(CompiledBackward, "_compile", lambda self, recorded, *batch: recorded.graph)
     compiled = CompiledBackward(Trace_ELBO()(VAE((1, 8, 8), 5, (20,))))
     for rows in range(1, MAX_SHAPES + 3):
         compiled(x[:1].expand(rows, 1, 8, 8))
     assert len(compiled._compiled) == MAX_SHAPES
 
 
-def test_unknown_way_to_compile_is_refused() -> None:
+def test_unknown_way_to_compile_is_refused(x: Tensor) -> None:
     pair = VAE((1, 8, 8), 5, (20,))
-    with pytest.raises(ValueError, match="expected 'off' or 'inductor'"):
-        SVI(pair, torch.optim.Adam(pair.parameters()), compile="fast")  # pyright: ignore[reportArgumentType]
+    adam = torch.optim.Adam(pair.parameters())
+    with pytest.raises(ValueError, match=r"got 'fast', expected one of .*'inductor', 'cudagraph'"):
+        SVI(pair, adam, compile="fast")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="got 'cudagraph' for a batch that is not on a CUDA device; use 'inductor'"):
+        SVI(pair, adam, compile="cudagraph").step(x)
+    with pytest.raises(ValueError, match="clip_norm: got 0"):
+        SVI(pair, adam, clip_norm=0.0)
+
+
+@pytest.mark.parametrize("rows", [3, 300])
+def test_large_products_go_through_onednn_and_are_the_same(rows: int) -> None:
+    pair, x = VAE((1, 28, 28), 20, (60,)), torch.bernoulli(torch.full((rows, 1, 28, 28), 0.3))
+    recorded = record(Trace_ELBO()(pair), x)
+    inputs = (*loss_state(Trace_ELBO()(pair)).values(), torch.ones(()), x, *recorded.noise())
+    with torch.no_grad():
+        before = recorded.graph(*inputs)
+        through_onednn(recorded.graph)
+        after = recorded.graph(*inputs)
+    replaced = [n for n in recorded.graph.graph.nodes if n.target is torch.ops.ppl_vae.linear.default]
+    # 784 x 60 x 300 multiplications, four times: in the encoder and the decoder, forward and (for the weights) back,
+    # and once more for the gradient of the decoder's input.
+    assert len(replaced) == (5 if rows == 300 and torch.backends.mkldnn.is_available() else 0)
+    for a, b in zip(before, after, strict=True):
+        assert (a - b).norm() <= 1e-5 * b.norm()
 
 
 class Partly(VAE):

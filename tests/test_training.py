@@ -1,6 +1,8 @@
 """`fit`: reproducible, counted in steps, and clear about bad input."""
 
 import math
+import subprocess
+import sys
 
 import pyro
 import pyro.distributions as dist
@@ -81,6 +83,27 @@ def test_compiled_training_equals_eager() -> None:
         assert history.compile == how
     # The same noise and minibatches: only rounding differs.
     torch.testing.assert_close(weights(pairs[0]), weights(pairs[1]), rtol=1e-3, atol=1e-4)
+
+
+DENORMALS = """
+import torch
+from ppl_vae import fit
+from ppl_vae.pairs import VAE
+
+torch.set_num_threads(2)
+tiny = torch.full((1 << 20,), 1e-39)
+assert (tiny * 1.0 > 0).all()  # the thread pool has started, and keeps denormal numbers
+torch.set_flush_denormal(True)
+assert ((tiny * 1.0).view(2, -1) == 0).all(1).tolist() == [True, False]  # not enough
+fit(VAE((1, 4, 4), 2, (3,)), torch.zeros(4, 1, 4, 4), steps=1, batch_size=2, progress=False)
+halves = (tiny * 1.0).view(2, -1)
+assert (halves == 0).all(1).tolist() == [True, True], halves[:, :3]
+assert not (torch.ones(300, 300) @ torch.full((300, 300), 1e-42)).any()
+"""
+
+
+def test_denormals_are_flushed_on_threads_that_started_before() -> None:
+    subprocess.run([sys.executable, "-c", DENORMALS], check=True, timeout=100)
 
 
 def test_steps_of_passes() -> None:

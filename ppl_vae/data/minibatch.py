@@ -48,23 +48,54 @@ class Minibatches:
         self.indices: Tensor | None = None
         self._generator = torch.Generator().manual_seed(seed)
         self._epoch = 0
+        device = tensors[0].device
+        # One tensor for all passes: a captured step reads where it was captured.
+        self._order = torch.empty(len(tensors[0]), dtype=torch.int64, device=device)
+        self._rows = torch.arange(batch_size, device=device)
         self._shuffle()
 
     def _shuffle(self) -> None:
         self._start_of_pass = self._generator.get_state()  # enough to draw this permutation again
-        order = torch.randperm(len(self.tensors[0]), generator=self._generator)
-        self._order = order.to(self.tensors[0].device)
+        self._order.copy_(torch.randperm(len(self.tensors[0]), generator=self._generator))
         self._position = 0  # batches of this pass already given out
 
     def next(self) -> tuple[Tensor, ...]:
         """The next batch, each tensor (B, ...), the first through `transform`."""
-        if self._position == self.steps_per_pass:
-            self._epoch += 1
-            self._shuffle()
+        if self.left == 0:
+            self.new_pass()
         start = self._position * self.batch_size
         self._position += 1
-        self.indices = self._order[start : start + self.batch_size]
-        first, *others = (x.index_select(0, self.indices) for x in self.tensors)
+        return self._gather(self._order[start : start + self.batch_size])
+
+    @property
+    def left(self) -> int:
+        """Batches of this pass that are still to come."""
+        return self.steps_per_pass - self._position
+
+    def new_pass(self) -> None:
+        """Shuffle the data anew and begin with the first batch."""
+        self._epoch += 1
+        self._shuffle()
+
+    def gather(self, position: Tensor) -> tuple[Tensor, ...]:
+        """The batch at a position of this pass, (1,) int64 on the device; the count of batches stays as it is.
+
+        For a captured step, which finds its place by a tensor; `skip` keeps the count.
+        """
+        return self._gather(self._order.index_select(0, position * self.batch_size + self._rows))
+
+    def skip(self, count: int) -> None:
+        """Count so many batches of this pass as given out."""
+        self._position += count
+
+    def again(self) -> tuple[Tensor, ...]:
+        """The rows of the last batch once more, through a fresh `transform`."""
+        start = (self._position - 1) * self.batch_size
+        return self._gather(self._order[start : start + self.batch_size])
+
+    def _gather(self, indices: Tensor) -> tuple[Tensor, ...]:
+        self.indices = indices
+        first, *others = (x.index_select(0, indices) for x in self.tensors)
         return (first if self.transform is None else self.transform(first), *others)
 
     def __next__(self) -> tuple[Tensor, ...]:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ppl_vae import terms
 from ppl_vae.checks import check_batch
+from ppl_vae.denormals import flush_denormals
 from ppl_vae.evaluation.memory import ChunkSize, Cost, plan
 from ppl_vae.pair import Pair
 from ppl_vae.quiet import private_stream, undisturbed
@@ -133,7 +134,7 @@ def chunked(
     """
     require_positive("num_particles", num_particles)
     check_batch(pair, *batch)
-    torch.set_flush_denormal(True)
+    flush_denormals()
     device = pair.reference().device
     with undisturbed(pair, settings.seed):
         one = _first_row(batch, 1)
