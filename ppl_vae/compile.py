@@ -91,6 +91,17 @@ def loss_state(loss: PairLoss) -> dict[str, Tensor]:
     return {**dict(loss.named_parameters()), **dict(loss.named_buffers())}
 
 
+def _places(loss: PairLoss) -> dict[str, tuple[dict[str, Any], str]]:
+    """Where each tensor of `loss_state` is kept: to walk through all modules at every step would take longer."""
+    places = {}
+    for name in loss_state(loss):
+        owner, _, own_name = name.rpartition(".")
+        module = loss.get_submodule(owner)
+        kept = module._parameters if own_name in module._parameters else module._buffers
+        places[name] = (kept, own_name)
+    return places
+
+
 def eager_backward(loss: PairLoss, *batch: Any) -> Tensor:
     """Run the loss and its backward pass; the loss without gradient."""
     value = loss(*batch)
@@ -112,6 +123,7 @@ class CompiledBackward:
     def __init__(self, loss: PairLoss) -> None:
         self.loss = loss
         self.failed = False
+        self._places = _places(loss)
         self._compiled: dict[Any, tuple[Recorded, Callable[..., Sequence[Tensor]]]] = {}
 
     def __call__(self, *batch: Any) -> Tensor:
@@ -131,9 +143,9 @@ class CompiledBackward:
             reason = _reason(error, site.name)
             warnings.warn(f"ppl_vae: this pair can't be compiled and goes on eagerly ({reason})", stacklevel=2)
             return eager_backward(self.loss, *batch)
-        parameters = dict(self.loss.named_parameters())
         for name, gradient in zip(self._compiled[key][0].trained, gradients, strict=True):
-            parameters[name].grad = gradient
+            owner, own_name = self._places[name]
+            owner[own_name].grad = gradient
         return value
 
     @torch.no_grad()
@@ -153,7 +165,7 @@ class CompiledBackward:
         return graph(*self._inputs(recorded, *batch))
 
     def _inputs(self, recorded: Recorded, *batch: Tensor) -> list[Tensor]:
-        state = [value.detach() for value in loss_state(self.loss).values()]
+        state = [owner[name].detach() for owner, name in self._places.values()]
         dtype, current = torch.get_default_dtype(), self.loss.elbo.current_kl_weight
         kl_weight = torch.as_tensor(current, dtype=dtype, device=_place(batch))
         return [*state, kl_weight, *batch, *recorded.noise()]

@@ -40,6 +40,9 @@ def through_onednn(graph: fx.GraphModule) -> None:
             with graph.graph.inserting_before(node):
                 weight = graph.graph.call_function(aten.t.default, (y,))
                 weight.meta["val"] = y.meta["val"].t()
+                if not x.meta["val"].is_contiguous():
+                    # oneDNN would copy it; Inductor writes it in this order to begin with.
+                    x = graph.graph.call_function(aten.clone.default, (x,), {"memory_format": torch.contiguous_format})
                 linear = torch.ops.ppl_vae.linear.default
                 product = graph.graph.call_function(linear, (x, weight, bias[0] if bias else None))
             product.meta = dict(node.meta)
