@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["flush_denormals"]
+__all__ = ["flush_denormals", "set_on_pool"]
 
 GRAIN = 1 << 15
 """Elements from which torch splits an operation among threads, for each thread."""
@@ -31,7 +31,7 @@ def flush_denormals() -> None:
 def _pool_too(_caller: int, _threads: int) -> None:
     """Once for each thread that computes (each has a pool of its own) and each size of its pool."""
     if not _all_flush():
-        _visit_pool()
+        set_on_pool(True)
         if not _all_flush():
             warnings.warn(
                 "ppl_vae: some threads keep denormal numbers, which makes training several times slower; call "
@@ -46,14 +46,14 @@ def _all_flush() -> bool:
     return not smallest.mul_(1.0).view(torch.int32).any().item()
 
 
-def _visit_pool() -> None:
-    """Call `set_flush_denormal` on each thread of the OpenMP pool that torch brought along."""
-    visit = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: _flush_here())
+def set_on_pool(flush: bool) -> None:
+    """Call `torch.set_flush_denormal` on this thread and each of its OpenMP pool, where torch brought the library."""
+    visit = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: _set(flush))
     for path in Path(torch.__file__).parent.glob("lib/libgomp*"):
         parallel = ctypes.CDLL(str(path)).GOMP_parallel
         parallel.argtypes = [type(visit), ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
         parallel(visit, None, torch.get_num_threads(), 0)
 
 
-def _flush_here() -> None:
-    torch.set_flush_denormal(True)
+def _set(flush: bool) -> None:
+    torch.set_flush_denormal(flush)

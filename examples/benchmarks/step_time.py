@@ -39,7 +39,8 @@ NOTES = [
     "stock-no-validation is the same under pyro.validation_enabled(False).",
     "stock and stock-jit wait for the loss at every step, as pyro.infer.SVI.step does; ours on a CPU too (a check that "
     "it is finite); the others, and ours on CUDA, wait at the end of a block.",
-    "Denormals are flushed to zero in this process, for all contestants (XLA does so by itself).",
+    "Denormals are flushed to zero for all contestants (XLA does so by itself) but stock-denormals: it is stock as a "
+    "process runs it by default.",
     "gflops: a matrix product of burda1's decoder in torch and in jax; where they differ, so will NumPyro.",
     "startup_seconds: building, tracing, compiling (without caches from earlier runs) and three steps; the first "
     "contestant to compile also imports the compiler.",
