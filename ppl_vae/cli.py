@@ -33,7 +33,7 @@ def compare(
     learning_rate: float = 3e-3,
     num_particles: int = 5000,
     num_test: int | None = None,
-    gradient_draws: int = 100,
+    gradient_draws: int | None = None,
     device: str = "auto",
     compile: Compile = "auto",
     workers: int | None = None,
@@ -58,7 +58,8 @@ def compare(
         learning_rate: of Adam.
         num_particles: of the importance-sampled log-likelihood.
         num_test: evaluate on so many test data; all by default.
-        gradient_draws: for the signal-to-noise ratio of the gradient at the end; 0 leaves it out.
+        gradient_draws: for the signal-to-noise ratio of the gradient at the end; 0 leaves it out; 100 by default, and 0
+            without arguments, where the table has no column for it.
         device: auto, cpu, cuda or cuda:N.
         compile: auto, off, inductor or (on CUDA) cudagraph.
         workers: so many runs side by side, in processes of one thread each; all cores for small data on a CPU.
@@ -80,7 +81,7 @@ def compare(
         learning_rate=learning_rate,
         num_particles=num_particles,
         num_test=num_test,
-        gradient_draws=gradient_draws,
+        gradient_draws=(100 if objective else 0) if gradient_draws is None else gradient_draws,
         device=device,
         compile=compile,
         workers=_workers(workers, dataset, device),

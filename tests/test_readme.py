@@ -52,3 +52,23 @@ def test_the_slopes_are_the_committed_result() -> None:
         fits = [slopes[curve][part] for part in ("all K", "K >= 100")]
         cells = " | ".join(f"{fit['slope']:+.3f} ({fit['standard_error']:.3f})" for fit in fits)
         assert any(line.startswith(start) and cells in line for line in RESULTS_SECTION.splitlines()), curve
+
+
+def test_the_step_times_are_the_committed_result() -> None:
+    result = json.loads((ROOT / "examples" / "benchmarks" / "results" / "step_time_cpu.json").read_text())
+    shown = ("stock", "hand", "hand-compile", "numpyro", "ours-off", "ours-inductor")
+    speed = README.partition("## Speed")[2].partition("## Results")[0].splitlines()
+    for workload in result["workloads"].values():
+        rows = [workload["contestants"][name] for name in shown]
+        cells = [f"{row['ms_per_step']['median']:.2f} ({row['ratio']['median']:.2f})" for row in rows]
+        assert any(line.endswith("| " + " | ".join(cells) + " |") for line in speed), workload["about"]
+    assert result["environment"]["cpu"] in " ".join(speed).replace("\n", " ")
+
+
+def test_the_estimators_are_the_committed_result() -> None:
+    result = json.loads((RESULTS / "estimators.json").read_text())
+    for row in result["rows"]:
+        name = row["objective"].partition(" ")[0]
+        assert f"| `{name}` | {row['nll']:.2f} ({row['nll_se']:.2f}) | {row['bound']:.2f} |" in RESULTS_SECTION
+    (difference,) = result["differences"]
+    assert f"{difference['nats']:+.2f} ({difference['standard_error']:.2f}) nats" in RESULTS_SECTION
