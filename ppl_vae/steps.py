@@ -1,5 +1,6 @@
 """Gradient steps in a row: what `fit` repeats between two points of the learning curve."""
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -51,9 +52,8 @@ class Steps:
 
     def check(self, loss: float) -> None:
         """Refuse the last loss if it is NaN or infinite, naming the site in the last batch."""
-        if not torch.tensor(loss).isfinite():
-            batch = self.batches.again()
-            self.svi.refuse(torch.tensor(loss), *batch)
+        if not math.isfinite(loss):
+            self.svi.refuse(torch.tensor(loss), *self.batches.again())
 
     def _set_rate(self) -> None:
         if self.schedule is None:

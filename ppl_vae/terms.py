@@ -183,8 +183,8 @@ class Terms:
             if not site.reparameterised and not site.factor:
                 raise ValueError(
                     f"guide site {name!r}: got {type(site.fn).__name__}, which is not reparameterised; {objective} "
-                    "would give it no gradient. Use Trace_ELBO (score function), or enumerate the site with "
-                    "pyro.infer.TraceEnum_ELBO."
+                    "would give it no gradient. Use VIMCO or Trace_ELBO (score functions), or sum "
+                    "the site out with TraceEnum_ELBO."
                 )
 
 
