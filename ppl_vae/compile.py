@@ -19,8 +19,8 @@ from torch import Tensor, fx
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from ppl_vae.kernels import FASTER
 from ppl_vae.objectives import PairLoss
-from ppl_vae.products import through_onednn
 
 __all__ = ["CompiledBackward", "Recorded", "eager_backward", "loss_state", "record"]
 
@@ -82,7 +82,7 @@ def record(loss: PairLoss, *batch: Tensor) -> Recorded:
     loss.elbo.prepare(loss.model, loss.guide, *batch)
     kl_weight = torch.ones((), device=_place(batch))
     with pyro.validation_enabled(False):
-        graph = make_fx(pure, tracing_mode="fake")(*state.values(), kl_weight, *batch)
+        graph = make_fx(pure, decomposition_table=FASTER, tracing_mode="fake")(*state.values(), kl_weight, *batch)
     return Recorded(graph, trained, _lift_noise(graph))
 
 
@@ -152,7 +152,6 @@ class CompiledBackward:
     def _compile(self, recorded: Recorded, *batch: Tensor) -> Callable[..., Sequence[Tensor]]:
         from torch._inductor import compile  # not before it is needed: 1 second
 
-        through_onednn(recorded.graph)
         place = _place(batch)
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
             examples = self._inputs(recorded, *batch)

@@ -25,7 +25,6 @@ from ppl_vae.objectives import (
     TraceMeanField_ELBO,
 )
 from ppl_vae.pairs import VAE, HierarchicalVAE
-from ppl_vae.products import through_onednn
 from tests.helpers import assert_compiled_is_eager
 
 PAIRS = {
@@ -151,23 +150,6 @@ def test_unknown_way_to_compile_is_refused(x: Tensor) -> None:
         SVI(pair, adam, compile="cudagraph").step(x)
     with pytest.raises(ValueError, match="clip_norm: got 0"):
         SVI(pair, adam, clip_norm=0.0)
-
-
-@pytest.mark.parametrize("rows", [3, 300])
-def test_large_products_go_through_onednn_and_are_the_same(rows: int) -> None:
-    pair, x = VAE((1, 28, 28), 20, (60,)), torch.bernoulli(torch.full((rows, 1, 28, 28), 0.3))
-    recorded = record(Trace_ELBO()(pair), x)
-    inputs = (*loss_state(Trace_ELBO()(pair)).values(), torch.ones(()), x, *recorded.noise())
-    with torch.no_grad():
-        before = recorded.graph(*inputs)
-        through_onednn(recorded.graph)
-        after = recorded.graph(*inputs)
-    replaced = [n for n in recorded.graph.graph.nodes if n.target is torch.ops.ppl_vae.linear.default]
-    # 784 x 60 x 300 multiplications, four times: in the encoder and the decoder, forward and (for the weights) back,
-    # and once more for the gradient of the decoder's input.
-    assert len(replaced) == (5 if rows == 300 and torch.backends.mkldnn.is_available() else 0)
-    for a, b in zip(before, after, strict=True):
-        assert (a - b).norm() <= 1e-5 * b.norm()
 
 
 class Partly(VAE):

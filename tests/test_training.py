@@ -1,6 +1,7 @@
 """`fit`: reproducible, counted in steps, and clear about bad input."""
 
 import math
+import platform
 import subprocess
 import sys
 
@@ -104,6 +105,31 @@ assert not (torch.ones(300, 300) @ torch.full((300, 300), 1e-42)).any()
 
 def test_denormals_are_flushed_on_threads_that_started_before() -> None:
     subprocess.run([sys.executable, "-c", DENORMALS], check=True, timeout=100)
+
+
+PAGE_FAULTS = """
+import resource
+import torch
+from ppl_vae import fit
+from ppl_vae.pairs import VAE
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        several = [torch.zeros(500_000) for _ in range(8)]  # 2 MB each
+        del several
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+without = faults()
+fit(VAE((1, 4, 4), 2, (3,)), torch.zeros(4, 1, 4, 4), steps=1, batch_size=2, progress=False)
+faults()  # once, to get the memory
+assert faults() < 100 < 1000 < without, (faults(), without)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone hands memory back")
+def test_freed_memory_is_used_again() -> None:
+    subprocess.run([sys.executable, "-c", PAGE_FAULTS], check=True, timeout=100)
 
 
 def test_steps_of_passes() -> None:

@@ -32,6 +32,7 @@ from torch import Tensor
 from workloads import WORKLOADS, Task, UnavailableError, agreement, load_images
 
 from ppl_vae import report
+from ppl_vae.heap import keep_freed_memory
 
 NOTES = [
     "All contestants of a workload have the same layers, start from the same weights and see the same batches.",
@@ -41,6 +42,8 @@ NOTES = [
     "it is finite); the others, and ours on CUDA, wait at the end of a block.",
     "Denormals are flushed to zero for all contestants (XLA does so by itself) but stock-denormals: it is stock as a "
     "process runs it by default.",
+    "Freed memory stays with the process for all contestants, as ppl_vae.fit sets it: glibc would hand it back to the "
+    "system and fault it in again at every step.",
     "gflops: a matrix product of burda1's decoder in torch and in jax; where they differ, so will NumPyro.",
     "startup_seconds: building, tracing, compiling (without caches from earlier runs) and three steps; the first "
     "contestant to compile also imports the compiler.",
@@ -52,6 +55,7 @@ NOTES = [
 def main() -> None:
     args = arguments()
     torch.set_flush_denormal(True)  # before the thread pool starts: the threads inherit it
+    keep_freed_memory()
     limit_threads(args.threads)
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # what was compiled before must not shorten startup_seconds

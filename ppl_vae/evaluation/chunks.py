@@ -15,6 +15,7 @@ from ppl_vae import terms
 from ppl_vae.checks import check_batch
 from ppl_vae.denormals import flush_denormals
 from ppl_vae.evaluation.memory import ChunkSize, Cost, plan
+from ppl_vae.heap import keep_freed_memory
 from ppl_vae.pair import Pair
 from ppl_vae.quiet import private_stream, undisturbed
 from ppl_vae.terms import NotPerDatumError, Terms
@@ -135,6 +136,7 @@ def chunked(
     require_positive("num_particles", num_particles)
     check_batch(pair, *batch)
     flush_denormals()
+    keep_freed_memory()
     device = pair.reference().device
     with undisturbed(pair, settings.seed):
         one = _first_row(batch, 1)
