@@ -7,7 +7,7 @@ __all__ = ["keep_freed_memory"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
-LARGEST, KEPT = 32 << 20, 512 << 20
+LARGEST, KEPT = 256 << 20, 512 << 20
 """Bytes: tensors up to the first are taken from memory freed before, of which so much is kept."""
 
 
