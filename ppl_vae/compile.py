@@ -127,7 +127,7 @@ class CompiledBackward:
         self._compiled: dict[Any, tuple[Recorded, Callable[..., Sequence[Tensor]]]] = {}
 
     def __call__(self, *batch: Any) -> Tensor:
-        """Set `grad` of the parameters that the loss depends on; the loss, 0-dim, without gradient."""
+        """Add to `grad` of the parameters that the loss depends on; the loss, 0-dim, without gradient."""
         key = (self.loss.training, *((b.shape, b.stride(), b.dtype, b.device) for b in batch if isinstance(b, Tensor)))
         if self.failed or (key not in self._compiled and len(self._compiled) >= MAX_SHAPES):
             return eager_backward(self.loss, *batch)
@@ -145,7 +145,9 @@ class CompiledBackward:
             return eager_backward(self.loss, *batch)
         for name, gradient in zip(self._compiled[key][0].trained, gradients, strict=True):
             owner, own_name = self._places[name]
-            owner[own_name].grad = gradient
+            parameter = owner[own_name]
+            # As autograd does: added to what is there.
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         return value
 
     @torch.no_grad()

@@ -2,12 +2,12 @@
 
 import pyro
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppl_vae.objectives import PairLoss
 from ppl_vae.terms import Site
 
-__all__ = ["NonFiniteError", "explain"]
+__all__ = ["NonFiniteError", "explain", "first_bad_gradient"]
 
 
 class NonFiniteError(ArithmeticError):
@@ -33,6 +33,12 @@ def explain(loss: PairLoss, *batch: object) -> str:
                 if what := _bad(site):
                     return f"site {site.name!r} of the {program}: {what}"
     return "a rare draw: running the batch once more gave finite terms at every site"
+
+
+def first_bad_gradient(module: nn.Module) -> str:
+    """Name the first parameter whose gradient is NaN or infinite."""
+    bad = [n for n, p in module.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    return f"the gradient of parameter {bad[0]!r} is non-finite" if bad else "the norm of the gradient is non-finite"
 
 
 def _bad(site: Site) -> str:

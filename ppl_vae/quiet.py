@@ -1,8 +1,10 @@
 """Run a pair without leaving a trace of it: no gradient, no change of mode, no use of the global random stream."""
 
+import random
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 
+import numpy as np
 import torch
 
 from ppl_vae.pair import Pair
@@ -32,9 +34,17 @@ def undisturbed(pair: Pair, seed: int | None) -> Iterator[None]:
 
 @contextmanager
 def private_stream(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers from `seed` on the CPU and on `device`; the global states are put back at the end."""
+    """Random numbers of torch (on the CPU and on `device`), numpy and Python from `seed`.
+
+    The global states are put back at the end.
+    """
     cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
+    numpys, pythons = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=cuda), ExitStack() as restore:
+        restore.callback(np.random.set_state, numpys)
+        restore.callback(random.setstate, pythons)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
         # Not torch.manual_seed: it would also seed the accelerators whose state is not kept here.
         torch.default_generator.manual_seed(seed)
         for d in cuda:

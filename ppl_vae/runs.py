@@ -16,7 +16,7 @@ from ppl_vae.data import Dataset, load
 from ppl_vae.objectives import Objective
 from ppl_vae.pair import Pair
 
-__all__ = ["CONFIG", "LoadedRun", "check_free", "load_run", "new_folder", "save_pair"]
+__all__ = ["CONFIG", "LoadedRun", "check_free", "folder_of", "load_run", "new_folder", "save_pair"]
 
 CONFIG, WEIGHTS = "config.yaml", "pair.pt"
 
@@ -78,9 +78,17 @@ class LoadedRun:
     config: dict[str, Any]
 
 
+def folder_of(run: str | Path) -> Path:
+    """The run folder of a path that names it, or one of its checkpoints."""
+    path = Path(run)
+    return path.parent.parent if path.suffix == ".pt" else path
+
+
 def save_pair(folder: Path, pair: Pair) -> None:
     """Write the weights and buffers to `pair.pt`."""
-    torch.save({name: value.cpu() for name, value in pair.state_dict().items()}, folder / WEIGHTS)
+    partial = folder / f".{WEIGHTS}.tmp"
+    torch.save({name: value.cpu() for name, value in pair.state_dict().items()}, partial)
+    partial.replace(folder / WEIGHTS)
 
 
 def load_run(folder: str | Path, data_root: str | None = None) -> LoadedRun:
@@ -100,6 +108,11 @@ def load_run(folder: str | Path, data_root: str | None = None) -> LoadedRun:
             f"run: {folder} is not a run folder: {CONFIG} is missing or damaged ({type(error).__name__}: {error}); "
             "expected a folder written by ppl-vae train"
         ) from error
+    if not (folder / WEIGHTS).exists():
+        raise ValueError(
+            f"run: {folder} has no {WEIGHTS}: the run has not ended; expected one that has; "
+            f"let it go on with ppl-vae train --resume {folder}"
+        )
     dataset = load(config["data"], root=root, **chosen)
     pair = specs.pair_factory(pair_text)(dataset.shape)
     try:

@@ -1,78 +1,39 @@
 """`fit`: train a pair for a number of steps."""
 
-import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ppl_vae.averages import WeightAverage
+from ppl_vae.checkpoints import Checkpoints, read
 from ppl_vae.checks import check_batch
 from ppl_vae.data import Dataset, Minibatches
 from ppl_vae.denormals import flush_denormals
 from ppl_vae.heap import keep_freed_memory
+from ppl_vae.loop import Loop, Saver
 from ppl_vae.objectives import Objective, Trace_ELBO
 from ppl_vae.pair import Pair
+from ppl_vae.precision import Precision
+from ppl_vae.precision import precision as reduced_precision
 from ppl_vae.quiet import private_stream
+from ppl_vae.records import History, Record, every
 from ppl_vae.steps import CapturedSteps, Steps
-from ppl_vae.svi import SVI, Compile
+from ppl_vae.svi import SVI, Compile, OnNonFinite
+from ppl_vae.validation import Validation
 
-__all__ = ["Compile", "Data", "History", "Record", "fit", "resolve_device", "steps_of"]
+__all__ = ["Compile", "Data", "History", "OnNonFinite", "Record", "fit", "resolve_device", "steps_of"]
 
 Data = Dataset | Tensor | Sequence[Tensor]
 
 COMPILE_FROM, CAPTURE_FROM = 10_000, 100
 """Steps of a run from which compiling pays on a CPU (5 to 20 seconds), and capturing on CUDA (about one)."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """One point of the learning curve.
-
-    Args:
-        step: steps taken.
-        bound: minus the loss, in nats per datum, averaged over the steps since the last record.
-        seconds: wall time since the first step, evaluation and compilation included.
-    """
-
-    step: int
-    bound: float
-    seconds: float
-
-
-@dataclass
-class History:
-    """What `fit` returns.
-
-    Args:
-        records: the learning curve.
-        steps: steps taken.
-        seconds: wall time.
-        ms_per_step: median over the records of the wall time of a step, in milliseconds.
-        compile: how the loss was run.
-        device: where.
-    """
-
-    records: list[Record] = field(default_factory=list)
-    steps: int = 0
-    seconds: float = 0.0
-    ms_per_step: float = math.nan
-    compile: str = "off"
-    device: str = "cpu"
-
-    @property
-    def curve(self) -> list[tuple[float, float]]:
-        """(step, bound) of the records."""
-        return [(record.step, record.bound) for record in self.records]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return asdict(self)
 
 
 def fit(
@@ -85,12 +46,23 @@ def fit(
     learning_rate: float = 1e-3,
     schedule: Callable[[int], float] | None = None,
     optim: torch.optim.Optimizer | None = None,
+    clip_norm: float | None = None,
+    accumulate: int = 1,
+    ema: float | None = None,
+    valid: Tensor | Sequence[Tensor] | None = None,
+    patience: int | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
     compile: Compile = "auto",
-    clip_norm: float | None = None,
+    precision: Precision = "float32",
+    deterministic: bool = False,
+    on_nonfinite: OnNonFinite = "stop",
+    checkpoints: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool | str | Path = False,
     progress: bool = True,
-    on_record: Callable[[Record], None] | None = None,
+    on_step: Callable[[int], object] | None = None,
+    on_record: Callable[[Record], object] | None = None,
 ) -> History:
     """Train a pair in place.
 
@@ -100,6 +72,10 @@ def fit(
     to zero from here on, in this process (normalised importance weights underflow to denormals, which
     make a step several times slower), and memory that a step frees stays with the process (up to 512 MiB).
 
+    With `checkpoints` a run survives: taken up again after whatever ended it (`resume=True`), it ends with the same
+    weights, bit for bit, as if nothing had happened: on a CPU with as many threads, with "off" and with "inductor", and
+    on a GPU with "off". SIGINT and SIGTERM write a checkpoint before they end the run.
+
     Args:
         pair: the model and the guide; moved to the device.
         data: a data set (its training part, binarised as it says), a tensor of N rows, or several
@@ -108,42 +84,70 @@ def fit(
         steps: how many gradient steps; see `steps_of` for passes over the data.
         batch_size: B.
         learning_rate: of Adam.
-        schedule: from the step to a factor on the learning rate.
+        schedule: from the step to a factor on the learning rate, e.g. one of `ppl_vae.rates`.
         optim: an optimiser over `pair.parameters()` instead of Adam; `learning_rate` is then unused.
+        clip_norm, accumulate: as for `SVI`.
+        ema: decay of an exponential moving average of the weights, such as 0.999: the pair ends with the average.
+        valid: data held out, as `data` but binarised: their bound is part of the learning curve, and the pair ends with
+            the weights of its best point.
+        patience: stop after so many points of the learning curve without a better bound on `valid`.
         seed: of the minibatches and the noise.
         device: "auto" takes CUDA where there is one.
         compile: how the steps are run, as for `SVI`; "auto" goes by the length of the run: "inductor" from 10,000
             steps on a CPU, "cudagraph" from 100 on CUDA, where drawing the batch and the schedules are captured too
             and ten steps are one launch.
-        clip_norm: as for `SVI`.
+        precision: "bf16" computes products and convolutions in bfloat16, and all else, log-probabilities above all,
+            in float32.
+        deterministic: refuse operations that are not deterministic (on CUDA; on a CPU all are).
+        on_nonfinite: "stop" or "skip", as for `SVI`.
+        checkpoints: a folder for them; the newest three are kept.
+        checkpoint_every: steps; by default by the clock, so that they take under one percent of the time.
+        resume: go on from the newest checkpoint (from the start where there is none), or from the file named.
         progress: show a bar with the bound and the time left.
-        on_record: called about a hundred times with the newest point of the learning curve.
+        on_step: called with the number of steps taken after each step (on CUDA, captured: each launch).
+        on_record: called with the newest point of the learning curve: a hundred times, and every 1,000 steps at least.
 
     Raises:
         ValueError: an empty or non-finite data set, a wrong dtype or shape, values outside the
-            likelihood's support, a device that is not there.
+            likelihood's support, a device that is not there; checkpoints of an earlier run without `resume`, or of
+            a run with other settings.
         NonFiniteError: the loss became NaN or infinite; names step, site and the batch's rows.
+        CheckpointError: a checkpoint is damaged, foreign, or can't be written.
+        Stopped: a `KeyboardInterrupt`: SIGINT or SIGTERM came, and a checkpoint is written.
     """
     if steps < 0:
         raise ValueError(f"steps: got {steps}, expected at least 0")
+    objective = objective or Trace_ELBO()
+    settings = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate, "seed": seed}
+    settings |= {"precision": precision, "ema": ema, "clip_norm": clip_norm, "objective": repr(objective.describe())}
+    saver, state = _saver(checkpoints, checkpoint_every, resume)
     flush_denormals()
     keep_freed_memory()
     place = resolve_device(device)
     pair.to(place)
-    batches = _minibatches(pair, data, batch_size, seed, place)
+    batches = _minibatches(pair, data, batch_size * accumulate, seed, place)
+    validation = _validation(pair, valid, batch_size, seed, place, patience)
     optim = optim or torch.optim.Adam(pair.parameters(), lr=learning_rate, fused=True)
     how = _resolve_compile(compile, steps, place)
-    svi = SVI(pair, optim, objective or Trace_ELBO(), compile=how, clip_norm=clip_norm)
-    svi.objective.step = 0
+    guards: dict[str, Any] = {"clip_norm": clip_norm, "accumulate": accumulate, "on_nonfinite": on_nonfinite}
+    svi = SVI(pair, optim, objective, compile=how, **guards)
+    objective.step = 0
     history = History(compile=how, device=str(place))
+    average = None if ema is None else WeightAverage(pair, ema)
     captured = place.type == "cuda" and how != "off"
-    several = partial(CapturedSteps, longest=_every(steps)) if captured else Steps
+    several = partial(CapturedSteps, longest=every(steps)) if captured else Steps
     with (
         private_stream(seed, place),
+        reduced_precision(pair, precision),
+        _determinism(deterministic),
         tqdm(total=steps, disable=not progress, unit="step", mininterval=0.5) as bar,
     ):
         pair.train()
-        _run(several(svi, batches, schedule), history, steps, bar, on_record)
+        taken = several(svi, batches, schedule, average and average.update)
+        loop = Loop(taken, steps, settings, history, bar, validation, average, saver, on_step, on_record)
+        if state is not None:
+            loop.load_state_dict(state)
+        loop.run()
     return history
 
 
@@ -194,32 +198,57 @@ def _minibatches(pair: Pair, data: Data, batch_size: int, seed: int, place: torc
     return Minibatches(tensors, batch_size, seed)
 
 
-def _run(
-    steps: Steps,
-    history: History,
-    number: int,
-    bar: "tqdm[Any]",
-    on_record: Callable[[Record], None] | None,
-) -> None:
-    every, rows = _every(number), steps.batches.batch_size
-    start, times, done = time.perf_counter(), [0.0], 0
-    while done < number:
-        count = min(every, number - done)
-        loss = steps.take(count).item()
-        done += count
-        times.append(time.perf_counter() - start)
-        steps.check(loss)
-        record = Record(done, -loss / (count * rows), times[-1])
-        history.records.append(record)
-        bar.update(count)
-        bar.set_postfix_str(f"bound {record.bound:.2f} nats", refresh=False)
-        if on_record is not None:
-            on_record(record)
-    gaps = sorted((b - a) / every for a, b in pairwise(times))
-    history.steps, history.seconds = number, times[-1]
-    history.ms_per_step = 1e3 * gaps[len(gaps) // 2] if gaps else math.nan
+def _saver(
+    folder: str | Path | None, every: int | None, resume: bool | str | Path
+) -> tuple[Saver | None, dict[str, Any] | None]:
+    """What writes checkpoints, and the state to go on from."""
+    if folder is None:
+        if resume:
+            raise ValueError("resume: got no checkpoints, expected checkpoints=FOLDER of the run's first part")
+        return None, None
+    kept = Checkpoints(folder)
+    if not resume:
+        if newest := kept.newest():
+            raise ValueError(
+                f"checkpoints: got {folder} with {newest.name} of an earlier run, expected an empty folder; "
+                "go on with resume=True, or choose another"
+            )
+        return Saver(kept, every), None
+    if isinstance(resume, bool):
+        return Saver(kept, every), kept.load() if kept.newest() else None
+    return Saver(kept, every), read(resume)
 
 
-def _every(steps: int) -> int:
-    """Steps from one point of the learning curve to the next."""
-    return max(1, steps // 100)
+def _validation(
+    pair: Pair,
+    valid: Tensor | Sequence[Tensor] | None,
+    batch_size: int,
+    seed: int,
+    place: torch.device,
+    patience: int | None,
+) -> Validation | None:
+    if valid is None:
+        if patience is not None:
+            raise ValueError(f"patience: got {patience} without data held out, expected valid=... beside it")
+        return None
+    if patience is not None and patience < 1:
+        raise ValueError(f"patience: got {patience}, expected at least 1")
+    tensors = tuple(t.to(place) for t in ((valid,) if isinstance(valid, Tensor) else valid))
+    check_batch(pair, *tensors)
+    return Validation(list(zip(*(t.split(batch_size) for t in tensors), strict=True)), seed, patience)
+
+
+@contextmanager
+def _determinism(wanted: bool) -> Iterator[None]:
+    """Within, torch refuses operations whose result may differ from call to call."""
+    before, warn_only = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)

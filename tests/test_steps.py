@@ -31,7 +31,7 @@ def run(make: Callable[..., Steps], objective: Objective, counts: list[int], **o
     settings: dict[str, Any] = {"compile": "off"} | options
     svi = SVI(pair, optim, objective, **settings)
     steps = make(svi, Minibatches((x,), 4, 1, torch.bernoulli), lambda step: 0.9**step)
-    losses = torch.stack([steps.take(count) for count in counts])
+    losses = torch.tensor([steps.take(count) and steps.collect() for count in counts])
     assert svi.objective.step == sum(counts)
     return losses, torch.cat([p.detach().flatten() for p in pair.parameters()])
 

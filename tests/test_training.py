@@ -44,7 +44,7 @@ def test_the_bound_rises_on_digits() -> None:
     history = fit(small(), data.load("digits"), Trace_ELBO(), steps=300, progress=False)
     assert history.steps == 300 and len(history.records) == 100
     assert history.records[-1].bound > history.records[0].bound + 10
-    assert history.ms_per_step > 0 and history.records[-1].seconds == history.seconds
+    assert history.ms_per_step > 0 and history.records[-1].seconds <= history.seconds
 
 
 def test_records_average_the_loss_per_datum() -> None:

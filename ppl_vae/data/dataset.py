@@ -142,6 +142,20 @@ class Dataset:
             notes.append(f"only the first {number:,} of {len(x):,} {part} data")
         return replace(self, note="; ".join(notes), **fields)
 
+    def hold_out(self, number: int) -> tuple[Self, Tensor]:
+        """The data without their last `number` training data, and those as evaluation sees them, (number, *shape).
+
+        Raises:
+            DataError: a number below 1, or not below what there is.
+        """
+        left = len(self.train) - number
+        if number < 1 or left < 1:
+            raise DataError(f"{self.name}: got {number} data to hold out; expected 1 to {len(self.train) - 1}")
+        held_out = self.train[left:]
+        if self.binarisation == "dynamic":
+            held_out = _bernoulli(held_out, _generator(self.seed)).to(held_out.device)
+        return self.subset(num_train=left), held_out
+
     def describe(self) -> dict[str, Any]:
         """What a number on these data depends on, ready for JSON."""
         return {

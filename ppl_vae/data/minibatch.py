@@ -72,6 +72,11 @@ class Minibatches:
         """Batches of this pass that are still to come."""
         return self.steps_per_pass - self._position
 
+    @property
+    def position(self) -> int:
+        """Batches of this pass already given out."""
+        return self._position
+
     def new_pass(self) -> None:
         """Shuffle the data anew and begin with the first batch."""
         self._epoch += 1

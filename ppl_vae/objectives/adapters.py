@@ -26,6 +26,7 @@ from ppl_vae import terms
 from ppl_vae.objectives.base import PairLoss, Program
 from ppl_vae.objectives.elbo import Trace_ELBO
 from ppl_vae.objectives.enumeration import Enumerate, expected, expected_rows, is_latent, plain
+from ppl_vae.pair import Pair
 from ppl_vae.sites import density_sites, sample_sites
 from ppl_vae.terms import Terms
 
@@ -218,6 +219,23 @@ class TraceGraph_ELBO(Trace_ELBO):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _averages=WeakKeyDictionary())
 
+    def state_dict(self, pair: Pair) -> dict[str, Any]:
+        """The step, and the averages of the pair as (shapes of the batch, average of each site)."""
+        averages = self._averages.get(pair, {})
+        kept = [([None if s is None else list(s) for s in shapes], dict(v)) for shapes, v in averages.items()]
+        return {**super().state_dict(pair), "averages": kept}
+
+    def load_state_dict(self, state: dict[str, Any], pair: Pair) -> None:
+        """Go on where `state_dict` was called."""
+        super().load_state_dict(state, pair)
+        device = pair.reference().device
+        self._averages[pair] = {
+            tuple(None if s is None else torch.Size(s) for s in shapes): {
+                n: v.clone().to(device) for n, v in kept.items()
+            }
+            for shapes, kept in state["averages"]
+        }
+
     def differentiable_loss(self, model: Program, guide: Program, *batch: Any) -> Tensor:
         """A scalar with the value -ELBO, summed over the batch and scaled, and the gradients of guide and baselines."""
         if not torch.is_grad_enabled():
@@ -241,6 +259,10 @@ class TraceGraph_ELBO(Trace_ELBO):
         for model_trace, guide_trace in estimator._get_traces(model, guide, batch, {}):
             terms.check_match(density_sites(model_trace), density_sites(guide_trace))
             yield model_trace, guide_trace
+
+
+def _sizes(shapes: list[list[int] | None]) -> tuple[torch.Size | None, ...]:
+    return tuple(None if s is None else torch.Size(s) for s in shapes)
 
 
 def _guess_plate_nesting(model: Program, guide: Program, batch: tuple[Any, ...]) -> int:

@@ -140,6 +140,14 @@ class Objective(pyro.infer.ELBO):
         settings = {name: getattr(self, name) for name in given if name not in _NOT_RECORDED and hasattr(self, name)}
         return {"class": type(self).__name__, **{k: repr(v) if callable(v) else v for k, v in settings.items()}}
 
+    def state_dict(self, pair: Pair) -> dict[str, Any]:
+        """What training a pair has left here, of plain values and tensors: the step, and a subclass's averages."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any], pair: Pair) -> None:
+        """Go on where `state_dict` was called."""
+        self.step = state["step"]
+
     def prepare(self, model: Program, guide: Program, *batch: Any) -> None:
         """Find out once what the loss needs to know of the pair (how deep its plates nest)."""
         self._plate_nesting(model, guide, batch)

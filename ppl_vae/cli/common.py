@@ -1,0 +1,72 @@
+"""What the commands share: data and pairs by name, and how a likelihood is said."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ppl_vae import data, evaluation, specs
+from ppl_vae.data import Binarisation, Dataset
+from ppl_vae.pair import Pair
+
+__all__ = ["Maker", "about", "default_pairs", "load_data", "maker", "print_evaluation"]
+
+
+def load_data(name: str, binarisation: Binarisation | None, root: str | None, seed: int) -> Dataset:
+    """The data set of a name or a file."""
+    return data.load(name, binarisation=binarisation, root=root, seed=seed)
+
+
+def default_pairs(dataset: Dataset) -> list[str]:
+    """One- and two-layer pairs: Burda et al.'s sizes, smaller ones for small images."""
+    likelihood = f', likelihood="discretised-logistic", levels={dataset.levels}'
+    tail = "" if dataset.binarisation != "none" else likelihood
+    if dataset.train[0].numel() <= 100:
+        return [
+            f"VAE(latent_dim=20, hidden=(100, 100){tail})",
+            f"HierarchicalVAE(latent_dims=(20, 10), hidden=((100, 100), (50, 50)){tail})",
+        ]
+    return [
+        f"VAE(latent_dim=50, hidden=(200, 200){tail})",
+        f"HierarchicalVAE(latent_dims=(100, 50), hidden=((200, 200), (100, 100)){tail})",
+    ]
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes fresh pairs from a text; p(x | z) starts at the pixel means where the pair knows how."""
+
+    text: str
+    shape: tuple[int, ...]
+    pixel_means: Tensor
+
+    def __call__(self) -> Pair:
+        """A fresh pair."""
+        pair = specs.pair_factory(self.text)(self.shape)
+        if callable(set_mean := getattr(pair, "set_output_mean", None)):
+            set_mean(self.pixel_means)
+        return pair
+
+
+def maker(text: str, dataset: Dataset) -> Maker:
+    """A maker of the pair of a text, which is refused here if it is wrong."""
+    specs.pair_factory(text)
+    return Maker(text, dataset.shape, dataset.pixel_means)
+
+
+def print_evaluation(reached: evaluation.Evaluation) -> None:
+    """A few lines for a person."""
+    print(f"NLL {reached.nll:.2f} (s.e. {reached.nll_se:.2f} over {reached.num_data} data) nats: {reached.label}")
+    if reached.bound is not None:
+        print(f"bound {reached.bound:.2f} nats, ESS {reached.ess:.0f} of {reached.num_particles}")
+    for site, units in reached.active_units.items():
+        print(f"{site}: {units.count} of {units.total} units active, KL {reached.kl[site]:.2f} nats")
+
+
+def about(dataset: Dataset, num_particles: int, reached: Any) -> str:
+    """What the likelihood is of: data, binarisation, estimator."""
+    note = f"; {dataset.note}" if dataset.note else ""
+    return (
+        f"{dataset.name}, {dataset.binarisation} binarisation, {reached.num_data} test data; NLL in nats by importance "
+        f"sampling with {num_particles} particles ({reached.label}){note}"
+    )

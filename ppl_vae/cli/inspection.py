@@ -1,0 +1,96 @@
+"""The commands that read a run: `ppl-vae evaluate | sample | reconstruct | manifold`, and `list`."""
+
+from pathlib import Path
+
+from ppl_vae import data, evaluation, generation, report, runs, specs, training
+from ppl_vae.cli.common import about, print_evaluation
+
+__all__ = ["evaluate", "list_names", "manifold", "reconstruct", "sample"]
+
+
+def evaluate(
+    run: str,
+    objective: str | None = None,
+    num_particles: int = 5000,
+    num_test: int | None = None,
+    data_root: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    progress: bool = True,
+) -> None:
+    """Evaluate a run on its test data: log-likelihood, bound, active units and KL of each layer.
+
+    Args:
+        run: a folder written by `ppl-vae train`.
+        objective: the bound to report; the one that it was trained for by default.
+        num_particles: of the importance-sampled log-likelihood.
+        num_test: evaluate on so many test data; all by default.
+        data_root: folder of the data sets, where it has moved.
+        device: auto, cpu, cuda or cuda:N.
+        seed: of the noise.
+        progress: show a progress bar.
+    """
+    loaded = runs.load_run(run, data_root)
+    bound = specs.make_objective(objective) if objective else loaded.objective
+    pair = loaded.pair.to(training.resolve_device(device))
+    test = loaded.data.subset(num_test=num_test).test_batch().to(pair.reference().device)
+    reached = evaluation.evaluate(
+        pair, test, objective=bound, num_particles=num_particles, seed=seed, progress=progress
+    )
+    report.write_json(reached.as_dict(), Path(run) / "evaluation.json")
+    print_evaluation(reached)
+    print(about(loaded.data, num_particles, reached))
+
+
+def sample(run: str, num: int = 64, seed: int = 0, out: str | None = None, data_root: str | None = None) -> None:
+    """Draw samples from a run's model: a PNG.
+
+    Args:
+        run: a folder written by `ppl-vae train`.
+        num: how many.
+        seed: of the samples.
+        out: the PNG; RUN/samples.png by default.
+        data_root: folder of the data sets, where it has moved.
+    """
+    loaded = runs.load_run(run, data_root)
+    images = generation.samples(loaded.pair, loaded.data.test[:1].expand(num, *loaded.data.shape), seed=seed)
+    print(report.image_grid(images, out or Path(run) / "samples.png", title="samples"))
+
+
+def reconstruct(run: str, num: int = 20, seed: int = 0, out: str | None = None, data_root: str | None = None) -> None:
+    """Reconstruct test data through a run's guide and model: a PNG, each datum above its reconstruction.
+
+    Args:
+        run: a folder written by `ppl-vae train`.
+        num: how many.
+        seed: of the latent draws.
+        out: the PNG; RUN/reconstructions.png by default.
+        data_root: folder of the data sets, where it has moved.
+    """
+    loaded = runs.load_run(run, data_root)
+    test = loaded.data.test_batch()[:num]
+    images = generation.reconstructions(loaded.pair, test, seed=seed)
+    print(report.reconstruction_grid(test, images, out or Path(run) / "reconstructions.png"))
+
+
+def manifold(run: str, size: int = 20, out: str | None = None, data_root: str | None = None) -> None:
+    """Show the manifold of a 2-D latent: the unit square through the prior's inverse distribution function.
+
+    Args:
+        run: a folder written by `ppl-vae train`.
+        size: images along a side.
+        out: the PNG; RUN/manifold.png by default.
+        data_root: folder of the data sets, where it has moved.
+    """
+    loaded = runs.load_run(run, data_root)
+    print(report.manifold_figure(generation.manifold(loaded.pair, size=size), out or Path(run) / "manifold.png"))
+
+
+def list_names() -> None:
+    """Print the names of pairs, objectives and data sets."""
+    for title, names in (
+        ("pairs", specs.pair_names()),
+        ("objectives", specs.objective_names()),
+        ("data", data.names()),
+    ):
+        print(f"{title}: {', '.join(names)}")

@@ -1,0 +1,230 @@
+"""What `fit` does between its first step and its last: record, validate, save, stop early, stop when asked."""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from pyro.util import get_rng_state, set_rng_state
+from tqdm import tqdm
+
+from ppl_vae.averages import WeightAverage
+from ppl_vae.checkpoints import Checkpoints
+from ppl_vae.nonfinite import NonFiniteError
+from ppl_vae.records import History, Record, every
+from ppl_vae.signals import Stop, Stopped
+from ppl_vae.steps import Steps
+from ppl_vae.validation import Validation
+
+__all__ = ["Loop", "Saver"]
+
+SHARE, SHORTEST = 200, 30.0
+"""Without a number of steps: a checkpoint after so many times the seconds that one takes, and after so many seconds."""
+
+
+class Saver:
+    """Says when a checkpoint is due, and writes it.
+
+    Args:
+        checkpoints: where to.
+        every: after so many steps; None goes by the clock, so that checkpoints take under one percent of the time.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, every: int | None = None) -> None:
+        if every is not None and every < 1:
+            raise ValueError(f"checkpoint_every: got {every}, expected at least 1")
+        self.checkpoints, self.every = checkpoints, every
+        self._due = time.monotonic() + SHORTEST
+
+    def is_due(self, step: int) -> bool:
+        """Whether to save after this step."""
+        return time.monotonic() >= self._due if self.every is None else step % self.every == 0
+
+    def save(self, state: dict[str, Any], step: int) -> None:
+        """Write a checkpoint."""
+        start = time.monotonic()
+        self.checkpoints.save(state, step)
+        end = time.monotonic()
+        self._due = end + max(SHORTEST, SHARE * (end - start))
+
+
+@dataclass
+class Loop:
+    """Takes the steps of a run.
+
+    Args:
+        steps: takes them.
+        number: of steps, in all.
+        settings: plain values that a resumed run must share.
+        history: filled.
+        bar: shows how it goes.
+        validation, average, saver: where wanted.
+        on_step: called with the number of steps taken, after each (captured: after each launch).
+        on_record: called with each point of the learning curve.
+    """
+
+    steps: Steps
+    number: int
+    settings: dict[str, Any]
+    history: History
+    bar: "tqdm[Any]"
+    validation: Validation | None = None
+    average: WeightAverage | None = None
+    saver: Saver | None = None
+    on_step: Callable[[int], object] | None = None
+    on_record: Callable[[Record], object] | None = None
+
+    @property
+    def done(self) -> int:
+        """Steps taken."""
+        return self.steps.svi.objective.step
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all steps are taken, or validation has ended the run early."""
+        return self.done >= self.number or (self.validation is not None and self.validation.is_over)
+
+    def run(self) -> None:
+        """Take all steps.
+
+        Raises:
+            Stopped: SIGINT or SIGTERM came while checkpoints are kept; one has been written.
+            NonFiniteError: see `SVI.update`; or all steps between two records were skipped.
+            CheckpointError: a checkpoint could not be written.
+        """
+        self._begin, self._last_saved = time.perf_counter() - self.history.seconds, self.done
+        with Stop() if self.saver else nullcontext(Stop()) as stop:
+            while not self.is_over:
+                goal = min(self.number, (self.done // every(self.number) + 1) * every(self.number))
+                before = self.done
+                self.steps.take(goal - before, lambda: self._after_step(stop))
+                self.bar.update(self.done - before)
+                if self.done == goal:
+                    self._record()
+                if stop.requested is not None or self._is_due() or self.is_over:
+                    self._save()
+                if stop.requested is not None and not self.is_over:
+                    raise Stopped(self.done, stop.requested)
+        self._finish()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state of the run."""
+        pair, (kind, keys, *rest) = self.steps.svi.pair, (state := get_rng_state())["numpy"]
+        device = pair.reference().device
+        return {
+            "settings": self.settings,
+            "pair": pair.state_dict(),
+            "steps": self.steps.state_dict(),
+            "history": [asdict(record) for record in self.history.records],
+            "seconds": self._seconds(),
+            "resumed": list(self.history.resumed),
+            "validation": self.validation and self.validation.state_dict(),
+            "average": self.average and self.average.state_dict(),
+            "schedule": _state_of(self.steps.schedule),
+            "random": {
+                "torch": state["torch"],
+                "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+                "python": state["random"],
+                "numpy": (kind, torch.from_numpy(keys.astype("int64")), *rest),
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the source of `state` stood.
+
+        Raises:
+            ValueError: that run had other settings, another pair, optimiser or data.
+        """
+        differ = [k for k, v in self.settings.items() if state["settings"].get(k) != v]
+        if differ:
+            got, expected = ({k: s.get(k) for k in differ} for s in (self.settings, state["settings"]))
+            raise ValueError(f"resume: got {got}, expected {expected}, the settings of its first part; use those")
+        pair = self.steps.svi.pair
+        try:
+            pair.load_state_dict(state["pair"])
+        except RuntimeError as error:
+            raise ValueError(f"resume: the checkpoint is not of this {type(pair).__name__}: {error}") from error
+        self.steps.load_state_dict(state["steps"])
+        self.history.records[:] = [Record(**record) for record in state["history"]]
+        self.history.seconds, self.history.resumed = state["seconds"], [*state["resumed"], self.done]
+        for part, kept in ((self.validation, "validation"), (self.average, "average")):
+            if part is not None:
+                part.load_state_dict(state[kept])
+        if callable(load := getattr(self.steps.schedule, "load_state_dict", None)):
+            load(state["schedule"])
+        self._set_random(state["random"])
+        self.bar.update(self.done)
+
+    def _set_random(self, state: dict[str, Any]) -> None:
+        kind, keys, *rest = state["numpy"]
+        numpy = (kind, keys.numpy().astype("uint32"), *rest)
+        set_rng_state({"torch": state["torch"].clone(), "random": state["python"], "numpy": numpy})
+        if state["cuda"] is not None:
+            torch.cuda.set_rng_state(state["cuda"], self.steps.svi.pair.reference().device)
+
+    def _after_step(self, stop: Stop) -> bool:
+        """Call back; whether the loop has something to do before the next step."""
+        if self.on_step is not None:
+            self.on_step(self.done)
+        return stop.requested is not None or self._is_due()
+
+    def _is_due(self) -> bool:
+        return self.saver is not None and self.done > self._last_saved and self.saver.is_due(self.done)
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._begin
+
+    def _record(self) -> None:
+        svi, last = self.steps.svi, self.history.records[-1] if self.history.records else Record(0, 0.0, 0.0)
+        loss, skipped = self.steps.collect(), int(svi.skipped)
+        counted = self.done - last.step - (skipped - last.skipped)
+        if counted == 0:
+            raise NonFiniteError(
+                f"step {self.done}: all of the last {self.done - last.step} steps were skipped, for a loss or a "
+                "gradient that was not finite; expected some that are; try a smaller learning rate, or "
+                "on_nonfinite='stop' to see the first cause"
+            )
+        rows = self.steps.batches.batch_size
+        norm = svi.norm() if svi.gradient_norm is None else svi.gradient_norm
+        rate = float(svi.optim.param_groups[0]["lr"])
+        with self.average.applied() if self.average else nullcontext():
+            valid = self.validation and self.validation.measure(svi)
+        record = Record(self.done, -loss / (counted * rows), self._seconds(), norm.item(), rate, skipped, valid)
+        self.history.records.append(record)
+        if callable(observe := getattr(self.steps.schedule, "observe", None)):
+            observe(record.bound if valid is None else valid)
+        self.bar.set_postfix_str(_progress(record), refresh=False)
+        if self.on_record is not None:
+            self.on_record(record)
+
+    def _save(self) -> None:
+        if self.saver is not None and self.done > self._last_saved:
+            self.saver.save(self.state_dict(), self.done)
+            self._last_saved = self.done
+
+    def _finish(self) -> None:
+        """Give the pair the weights that the run was for, and complete the history."""
+        if self.average is not None:
+            self.average.write()
+        if self.validation is not None and self.validation.weights is not None:
+            self.steps.svi.pair.load_state_dict(self.validation.weights)
+            self.history.best = self.validation.step
+        self.history.steps, self.history.seconds = self.done, self._seconds()
+        points = [(0, 0.0), *((record.step, record.seconds) for record in self.history.records)]
+        gaps = sorted((b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(points))
+        self.history.ms_per_step = 1e3 * gaps[len(gaps) // 2] if gaps else math.nan
+
+
+def _progress(record: Record) -> str:
+    valid = "" if record.valid is None else f", valid {record.valid:.2f}"
+    skipped = f", {record.skipped} skipped" if record.skipped else ""
+    return f"bound {record.bound:.2f}{valid} nats, gradient {record.gradient_norm:.3g}{skipped}"
+
+
+def _state_of(schedule: object) -> Any:
+    state_dict = getattr(schedule, "state_dict", None)
+    return state_dict() if callable(state_dict) else None
