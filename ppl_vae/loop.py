@@ -22,6 +22,9 @@ from ppl_vae.validation import Validation
 
 __all__ = ["Loop", "Saver"]
 
+BARREN = 20
+"""So many steps in a row that were all skipped end a run."""
+
 SHARE, SHORTEST = 200, 30.0
 """Without a number of steps: a checkpoint after so many times the seconds that one takes, and after so many seconds."""
 
@@ -93,7 +96,7 @@ class Loop:
 
         Raises:
             Stopped: SIGINT or SIGTERM came while checkpoints are kept; one has been written.
-            NonFiniteError: see `SVI.update`; or all steps between two records were skipped.
+            NonFiniteError: see `SVI.update`; or 20 steps in a row, or more, were skipped.
             CheckpointError: a checkpoint could not be written.
         """
         self._begin, self._last_saved = time.perf_counter() - self.history.seconds, self.done
@@ -183,6 +186,8 @@ class Loop:
         loss, skipped = self.steps.collect(), int(svi.skipped)
         counted = self.done - last.step - (skipped - last.skipped)
         if counted == 0:
+            if self.done - last.step < BARREN:
+                return
             raise NonFiniteError(
                 f"step {self.done}: all of the last {self.done - last.step} steps were skipped, for a loss or a "
                 "gradient that was not finite; expected some that are; try a smaller learning rate, or "
