@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ppl_vae import evaluation
 from ppl_vae.data import Dataset
 from ppl_vae.evaluation import Evaluation
+from ppl_vae.evaluation.chunks import require_positive
 from ppl_vae.objectives import Objective
 from ppl_vae.pair import Pair
 from ppl_vae.training import Compile, Data, History, Record, fit, resolve_device
@@ -22,6 +23,8 @@ from ppl_vae.workers import Advance, run_jobs
 __all__ = ["Comparison", "Difference", "Row", "Run", "compare"]
 
 MakePair = Callable[[], Pair]
+
+MOST_SEEDS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,8 @@ def compare(
         on_run: called with each finished run.
 
     Raises:
-        ValueError: no objective, no seed, one gradient draw, or whatever `fit` and `evaluate` refuse.
+        ValueError: no objective, no seed, one gradient draw, a number out of its range, or whatever `fit` and
+            `evaluate` refuse.
 
     Example:
         >>> from ppl_vae.data import load
@@ -204,11 +208,14 @@ def compare(
     """
     if not objectives or seeds < 1:
         raise ValueError(f"got {len(objectives)} objectives and {seeds} seeds, expected at least one of each")
+    _check_settings(seeds, batch_size, learning_rate, num_particles)
     if gradient_draws < 0 or gradient_draws == 1:
         raise ValueError(f"gradient_draws: got {gradient_draws}, expected 0 for none, or at least 2")
     makers = dict(make_pair) if isinstance(make_pair, Mapping) else {"pair": make_pair}
     place = resolve_device(device)
     train, tests, description = _split(data, test)
+    if num_test is not None and not 1 <= num_test <= len(tests[0]):
+        raise ValueError(f"num_test: got {num_test}, expected 1 to {len(tests[0])}, the test data there are")
     tests = tuple(t[:num_test].to(place) for t in tests)
     config = {
         "pairs": list(makers),
@@ -223,6 +230,8 @@ def compare(
         "device": str(place),
         "data": description,
     }
+    for make in makers.values():
+        _fresh(make, 0)  # a pair that can't be made is refused before the first run
     result = Comparison([], {}, config)
     options: dict[str, Any] = {
         "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "schedule": schedule,
@@ -302,6 +311,16 @@ def _split(data: Data, test: Tensor | Sequence[Tensor] | None) -> tuple[Data, tu
 
 def _tensors(data: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     return (data,) if isinstance(data, Tensor) else tuple(data)
+
+
+def _check_settings(seeds: int, batch_size: int, learning_rate: float, num_particles: int) -> None:
+    """Refuse before the first run what would be refused after it, or without its name."""
+    for name, value in (("batch_size", batch_size), ("num_particles", num_particles)):
+        require_positive(name, value)
+    if seeds > MOST_SEEDS:
+        raise ValueError(f"seeds: got {seeds}, expected at most {MOST_SEEDS:,}; each is a run of its own")
+    if not 0 <= learning_rate < math.inf:
+        raise ValueError(f"learning_rate: got {learning_rate}, expected a finite number of at least 0")
 
 
 def _fresh(make: MakePair, seed: int) -> Pair:

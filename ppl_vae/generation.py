@@ -16,6 +16,7 @@ Nothing records gradients, and all modules are in eval mode meanwhile.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pyro.distributions as dist
@@ -25,8 +26,9 @@ from pyro.distributions.torch_distribution import TorchDistribution, TorchDistri
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from ppl_vae import quiet
 from ppl_vae.pair import Pair
-from ppl_vae.quiet import undisturbed
+from ppl_vae.seeds import check_seed
 from ppl_vae.sites import sample_sites
 
 __all__ = [
@@ -43,6 +45,10 @@ __all__ = [
 
 Nodes = dict[str, dict[str, Any]]
 Values = Mapping[str, Tensor]
+
+
+MOST, LARGEST = 2**31 - 1, 46_340
+"""Pictures asked for at once, and along a side: sizes beyond are a slip, and torch has no words for them."""
 
 
 def decode(
@@ -68,7 +74,7 @@ def decode(
         >>> decode(pair, {"z": torch.zeros(5, 2)}, blank(pair, 5)).mean.shape
         torch.Size([5, 1, 8, 8])
     """
-    with undisturbed(pair, seed):
+    with _undisturbed(pair, seed):
         return _decode(pair, latents, batch, site, at_means)
 
 
@@ -78,7 +84,7 @@ def posterior(pair: Pair, *batch: Any, at_means: bool = False, seed: int | None 
     Raises:
         ValueError: a site has no mean, and `at_means` asks for it.
     """
-    with undisturbed(pair, seed):
+    with _undisturbed(pair, seed):
         return _values(_posterior(pair, batch, at_means))
 
 
@@ -86,8 +92,9 @@ def blank(pair: Pair, num: int) -> Tensor:
     """A batch of zeros, (num, *pair.data_shape): it only says how many rows the model shall draw.
 
     Raises:
-        ValueError: the pair does not say its `data_shape`.
+        ValueError: the pair does not say its `data_shape`; `num` is below 1 or above 2^31 - 1.
     """
+    _check_number("num", num, MOST)
     shape = getattr(pair, "data_shape", None)
     if shape is None:
         raise ValueError(
@@ -112,7 +119,7 @@ def samples(
     if batch and num is not None:
         raise ValueError(f"got a batch and num={num}, expected one of them: a batch gives one sample for each row")
     batch = batch or (blank(pair, 64 if num is None else num),)
-    with undisturbed(pair, seed):
+    with _undisturbed(pair, seed):
         return _output(_decode(pair, {}, batch, site), site, mean)
 
 
@@ -122,7 +129,7 @@ def reconstructions(pair: Pair, *batch: Any, site: str = "x", mean: bool = True,
     Raises:
         ValueError: what `decode` raises.
     """
-    with undisturbed(pair, seed):
+    with _undisturbed(pair, seed):
         return _output(_decode(pair, _values(_posterior(pair, batch)), batch, site), site, mean)
 
 
@@ -149,13 +156,14 @@ def manifold(
         size: pictures to a side.
 
     Raises:
-        ValueError: other latent sites; a prior without an inverse CDF; a batch of several rows.
+        ValueError: other latent sites; a prior without an inverse CDF; a batch of several rows; a size below 1.
 
     References:
         Auto-Encoding Variational Bayes, Kingma & Welling 2013, figure 4.
     """
+    _check_number("size", size, LARGEST)
     batch = _repeated(batch, size**2) if batch else (blank(pair, size**2),)
-    with undisturbed(pair, seed):
+    with _undisturbed(pair, seed):
         name, prior = _planar_prior(pair, batch, site)
         z = _quantile(name, prior, unit_square(size).flatten(0, 1))
         return _output(_decode(pair, {name: z}, batch, site), site, mean).unflatten(0, (size, size))
@@ -191,7 +199,7 @@ def interpolation(
     start, end = ((x,) if isinstance(x, Tensor) else tuple(x) for x in (x0, x1))
     if len(start[0]) != len(end[0]):
         raise ValueError(f"got {len(start[0])} rows in x0 and {len(end[0])} in x1, expected as many: a line each")
-    with undisturbed(pair, seed):
+    with _undisturbed(pair, seed):
         z0, z1 = (_continuous(_posterior(pair, x, at_means), latents) for x in (start, end))
         points = [{n: torch.lerp(z0[n], z1[n], t) for n in z0} for t in torch.linspace(0, 1, steps).tolist()]
         return torch.stack([_output(_decode(pair, z, start, site, at_means), site, mean) for z in points], 1)
@@ -226,7 +234,7 @@ def traversal(
     Raises:
         ValueError: a discrete or unknown site, or none named among several; a unit that it does not have.
     """
-    with undisturbed(pair, seed):
+    with _undisturbed(pair, seed):
         nodes = _posterior(pair, batch, at_means)
         name = _chosen(nodes, latent)
         z, event_dim = _continuous(nodes, [name])[name], nodes[name]["fn"].event_dim
@@ -259,6 +267,17 @@ class _Given(Messenger):
         elif msg["is_observed"]:
             msg["value"], msg["is_observed"] = None, False
             msg["infer"]["was_observed"] = True
+
+
+def _undisturbed(pair: Pair, seed: int | None) -> AbstractContextManager[None]:
+    if seed is not None:
+        check_seed("seed", seed)
+    return quiet.undisturbed(pair, seed)
+
+
+def _check_number(name: str, value: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise ValueError(f"{name}: got {value!r}, expected a whole number from 1 to {most}")
 
 
 def _run(pair: Pair, batch: Sequence[Any], values: Values, site: str, at_means: bool = False) -> Nodes:

@@ -1,6 +1,7 @@
 """What `fit` does between its first step and its last: record, validate, save, stop early, stop when asked."""
 
 import math
+import signal
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -8,6 +9,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
+import pyro
 import torch
 from pyro.util import get_rng_state, set_rng_state
 from tqdm import tqdm
@@ -100,6 +102,7 @@ class Loop:
             CheckpointError: a checkpoint could not be written.
         """
         self._begin, self._last_saved = time.perf_counter() - self.history.seconds, self.done
+        self._asked = self._due = False
         with Stop() if self.saver else nullcontext(Stop()) as stop:
             while not self.is_over:
                 goal = min(self.number, (self.done // every(self.number) + 1) * every(self.number))
@@ -108,19 +111,17 @@ class Loop:
                 self.bar.update(self.done - before)
                 if self.done == goal:
                     self._record()
-                if stop.requested is not None or self._is_due() or self.is_over:
+                if self._asked or self._due or self.is_over:
                     self._save()
-                if stop.requested is not None and not self.is_over:
-                    raise Stopped(self.done, stop.requested)
+                if self._asked and not self.is_over:
+                    raise Stopped(self.done, stop.requested or signal.SIGTERM)
         self._finish()
 
     def state_dict(self) -> dict[str, Any]:
         """The whole state of the run."""
-        pair, (kind, keys, *rest) = self.steps.svi.pair, (state := get_rng_state())["numpy"]
-        device = pair.reference().device
         return {
             "settings": self.settings,
-            "pair": pair.state_dict(),
+            "pair": self.steps.svi.pair.state_dict(),
             "steps": self.steps.state_dict(),
             "history": [asdict(record) for record in self.history.records],
             "seconds": self._seconds(),
@@ -128,12 +129,7 @@ class Loop:
             "validation": self.validation and self.validation.state_dict(),
             "average": self.average and self.average.state_dict(),
             "schedule": _state_of(self.steps.schedule),
-            "random": {
-                "torch": state["torch"],
-                "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-                "python": state["random"],
-                "numpy": (kind, torch.from_numpy(keys.astype("int64")), *rest),
-            },
+            "random": self.steps.svi.ranks.gather(_random(self.steps.svi.pair.reference().device)),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -159,21 +155,19 @@ class Loop:
                 part.load_state_dict(state[kept])
         if callable(load := getattr(self.steps.schedule, "load_state_dict", None)):
             load(state["schedule"])
-        self._set_random(state["random"])
+        ranks = self.steps.svi.ranks
+        if len(state["random"]) == ranks.size:
+            _set_random(state["random"][ranks.rank], pair.reference().device)
+        else:  # with another number of ranks: fresh noise
+            pyro.set_rng_seed((ranks.seed(self.settings["seed"]) + self.done) % 2**32)
         self.bar.update(self.done)
-
-    def _set_random(self, state: dict[str, Any]) -> None:
-        kind, keys, *rest = state["numpy"]
-        numpy = (kind, keys.numpy().astype("uint32"), *rest)
-        set_rng_state({"torch": state["torch"].clone(), "random": state["python"], "numpy": numpy})
-        if state["cuda"] is not None:
-            torch.cuda.set_rng_state(state["cuda"], self.steps.svi.pair.reference().device)
 
     def _after_step(self, stop: Stop) -> bool:
         """Call back; whether the loop has something to do before the next step."""
         if self.on_step is not None:
             self.on_step(self.done)
-        return stop.requested is not None or self._is_due()
+        self._asked, self._due = self.steps.svi.ranks.agree((stop.requested is not None, self._is_due()))
+        return self._asked or self._due
 
     def _is_due(self) -> bool:
         return self.saver is not None and self.done > self._last_saved and self.saver.is_due(self.done)
@@ -208,8 +202,17 @@ class Loop:
 
     def _save(self) -> None:
         if self.saver is not None and self.done > self._last_saved:
-            self.saver.save(self.state_dict(), self.done)
-            self._last_saved = self.done
+            self._check_weights()
+            state = self.state_dict()
+            if self.steps.svi.ranks.is_first:
+                self.saver.save(state, self.done)
+            self._last_saved, self._due = self.done, False
+
+    def _check_weights(self) -> None:
+        """Keep weights out of a checkpoint that an overflowing gradient has spoilt, which the next loss would show."""
+        svi = self.steps.svi
+        if not all(bool(p.isfinite().all()) for p in svi.pair.parameters()):
+            svi.refuse(torch.tensor(math.nan), *self.steps.batches.again())
 
     def _finish(self) -> None:
         """Give the pair the weights that the run was for, and complete the history."""
@@ -222,6 +225,26 @@ class Loop:
         points = [(0, 0.0), *((record.step, record.seconds) for record in self.history.records)]
         gaps = sorted((b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(points))
         self.history.ms_per_step = 1e3 * gaps[len(gaps) // 2] if gaps else math.nan
+
+
+def _random(device: torch.device) -> dict[str, Any]:
+    """The states of all random streams, as plain values and tensors."""
+    state = get_rng_state()
+    kind, keys, *rest = state["numpy"]
+    return {
+        "torch": state["torch"],
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "python": state["random"],
+        "numpy": (kind, torch.from_numpy(keys.astype("int64")), *rest),
+    }
+
+
+def _set_random(state: dict[str, Any], device: torch.device) -> None:
+    kind, keys, *rest = state["numpy"]
+    numpy = (kind, keys.numpy().astype("uint32"), *rest)
+    set_rng_state({"torch": state["torch"].clone(), "random": state["python"], "numpy": numpy})
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def _progress(record: Record) -> str:

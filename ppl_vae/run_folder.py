@@ -17,7 +17,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from ppl_vae.report import write_bytes, write_csv
-from ppl_vae.runs import CONFIG, check_free
+from ppl_vae.runs import CONFIG, check_free, parents_of
 from ppl_vae.training import History, Record
 
 __all__ = ["RunFolder"]
@@ -60,6 +60,7 @@ class RunFolder:
         check_free(path, overwrite)
         with ExitStack() as locks:
             aside = _put_aside(path, locks) if path.exists() else None
+            locks.enter_context(parents_of(path))
             partial = _make_beside(path)
             try:
                 locks.enter_context(_locked(partial, path))
@@ -150,7 +151,6 @@ def _step(line: str) -> float:
 
 def _make_beside(path: Path) -> Path:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
         raise ValueError(f"out: {path} can't be written: {error.strerror}; choose another folder with --out") from error
@@ -174,12 +174,16 @@ def _put_aside(path: Path, locks: ExitStack) -> Path:
 @contextmanager
 def _locked(folder: Path, name: Path) -> Iterator[None]:
     """Keep other processes from writing to the folder; the system lets go of the lock when this one dies."""
+    lock = FileLock(folder / LOCK, timeout=0)
     try:
-        with FileLock(folder / LOCK, timeout=0):
-            yield
+        lock.acquire()
     except Timeout as error:
         raise ValueError(
             f"out: got {name}, which another process is writing, expected a free one; wait for it, or choose another"
         ) from error
     except OSError as error:
         raise ValueError(f"out: {name} can't be written: {error.strerror}; check its permissions") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -31,7 +31,7 @@ from ppl_vae.objectives import (
 )
 from ppl_vae.pair import Pair
 
-__all__ = ["make_objective", "objective_names", "pair_factory", "pair_names"]
+__all__ = ["is_out_of_memory", "make_objective", "objective_names", "pair_factory", "pair_names"]
 
 _SHORT: Mapping[str, type[Objective]] = {
     "elbo": Trace_ELBO,
@@ -63,20 +63,21 @@ def make_objective(text: str) -> Objective:
     Raises:
         ValueError: an unknown name, or arguments that the objective refuses.
     """
-    short, _, count = text.partition(":")
+    short, colon, count = text.partition(":")
     if short in _SHORT:
-        if count and not count.isdigit():
-            raise ValueError(f"objective {text!r}: got {count!r} particles, expected a whole number: {short}:50")
-        return _SHORT[short](int(count)) if count else _SHORT[short]()
-    known = {n: getattr(objectives, n) for n in objectives.__all__}
+        # isdigit alone takes other digits than ours, and int refuses thousands of them.
+        if colon and not (count.isascii() and count.isdigit() and len(count) < 19):
+            raise ValueError(f"objective {_cut(text)}: got {_cut(count)} particles, expected a whole number: {short}:5")
+        return _called(f"objective {text!r}", _SHORT[short], *([int(count)] if colon else []))
+    known = {n: getattr(objectives, n) for n in objectives.__all__ if _is_concrete(getattr(objectives, n))}
     result = _evaluate(text, known, "objective", objective_names())
     if inspect.isclass(result):
         try:
             result = result()
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"objective {text!r}: {error}; write its arguments in parentheses") from error
     if not isinstance(result, Objective):
-        raise ValueError(f"objective: got {text!r}, expected one of {', '.join(objective_names())}")
+        raise ValueError(f"objective: got {_cut(text)}, expected one of {', '.join(objective_names())}")
     return result
 
 
@@ -87,57 +88,91 @@ def pair_factory(text: str) -> Callable[[tuple[int, ...]], Pair]:
     in parentheses where wanted. The class is called with the shape of one datum as its first argument.
 
     Raises:
-        ValueError: an unknown name, a missing file, or a class that is not a `Pair`.
+        ValueError: an unknown name, a missing file, a file that can't be imported, a class that is not a `Pair`, or
+            arguments without a name; when it is called, whatever the class refuses.
     """
     path, colon, rest = text.partition(".py:")
     scope = vars(_load_file(Path(path + ".py"))) if colon else {n: getattr(pairs, n) for n in pair_names()}
-    call = ast.parse(rest if colon else text, mode="eval").body if _parses(rest if colon else text) else None
-    name = ast.unparse(call.func) if isinstance(call, ast.Call) else rest if colon else text
+    call = _parsed(rest if colon else text)
+    name = _shown(call.func) if isinstance(call, ast.Call) else rest if colon else text
     cls = scope.get(name)
     if not (inspect.isclass(cls) and issubclass(cls, Pair)):
         where = f"{path}.py defines no Pair of that name" if colon else f"expected one of {', '.join(pair_names())}"
-        raise ValueError(f"pair: got {text!r}, {where}; for your own write my_file.py:MyPair")
-    arguments = _keywords(call, text) if isinstance(call, ast.Call) else {}
+        raise ValueError(f"pair: got {_cut(text)}, {where}; for your own write my_file.py:MyPair")
+    arguments = {}
+    if isinstance(call, ast.Call):
+        if call.args:
+            raise ValueError(f"pair: got {_cut(text)}, expected arguments with their names: latent_dim=2")
+        arguments = _keywords(call, text)
+    # A user's class may raise anything; of ours, whatever else it raises is a fault that must be seen.
+    refusals = Exception if colon else (TypeError, ValueError, OverflowError)
 
     def make(data_shape: tuple[int, ...]) -> Pair:
         try:
             return cls(data_shape, **arguments)
-        except TypeError as error:
-            raise ValueError(f"pair {text!r}: {error}; its arguments are {inspect.signature(cls)}") from error
+        except refusals as error:
+            if is_out_of_memory(error):
+                raise
+            kind = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
+            raise ValueError(f"pair {_cut(text)}: {kind}{error}; its arguments are {inspect.signature(cls)}") from error
 
     return make
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that something does not fit into memory, or into any memory at all."""
+    texts = ("allocate memory", "out of memory", "not enough memory", "Storage size calculation overflowed")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 
 
 def _is_concrete(value: Any) -> bool:
     return inspect.isclass(value) and issubclass(value, Objective) and not inspect.isabstract(value)
 
 
-def _parses(text: str) -> bool:
+def _parsed(text: str) -> ast.expr | None:
+    """The expression that a text is, or None where it is none or is nested too deeply to be read."""
     try:
-        ast.parse(text, mode="eval")
-    except SyntaxError:
-        return False
-    return True
+        return ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
 
 def _evaluate(text: str, known: Mapping[str, Any], what: str, names: list[str]) -> Any:
-    if not _parses(text):
-        raise ValueError(f"{what}: got {text!r}, expected one of {', '.join(names)}, with arguments in parentheses")
-    node = ast.parse(text, mode="eval").body
-    name = ast.unparse(node.func) if isinstance(node, ast.Call) else ast.unparse(node)
+    node = _parsed(text)
+    if node is None:
+        raise ValueError(f"{what}: got {_cut(text)}, expected one of {', '.join(names)}, with arguments in parentheses")
+    name = _shown(node.func) if isinstance(node, ast.Call) else _shown(node)
     if name not in known:
-        raise ValueError(f"{what}: got {text!r}, expected one of {', '.join(names)}")
+        raise ValueError(f"{what}: got {_cut(text)}, expected one of {', '.join(names)}")
     if not isinstance(node, ast.Call):
         return known[name]
+    positional, named = [_literal(a, text) for a in node.args], _keywords(node, text)
+    return _called(f"{what} {_cut(text)}", known[name], *positional, **named)
+
+
+def _called(what: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The function's value; what it refuses is said with the text that asked for it."""
     try:
-        return known[name](*[_literal(a, text) for a in node.args], **_keywords(node, text))
-    except TypeError as error:
-        raise ValueError(f"{what} {text!r}: {error}") from error
+        return function(*args, **kwargs)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{what}: {error}") from error
+
+
+def _cut(text: str) -> str:
+    """A text in quotes, for an error: its beginning where it is long."""
+    return repr(text) if len(text) <= 200 else f"{text[:200]!r}..."
+
+
+def _shown(node: ast.expr) -> str:
+    try:
+        return ast.unparse(node)
+    except RecursionError:
+        return "an expression nested too deeply"
 
 
 def _keywords(call: ast.Call, text: str) -> dict[str, Any]:
     if any(keyword.arg is None for keyword in call.keywords):
-        raise ValueError(f"got {text!r}, expected keyword arguments with plain values")
+        raise ValueError(f"got {_cut(text)}, expected keyword arguments with plain values")
     return {str(keyword.arg): _literal(keyword.value, text) for keyword in call.keywords}
 
 
@@ -147,22 +182,26 @@ def _literal(node: ast.expr, text: str) -> Any:
         return getattr(nn, node.attr)
     if isinstance(node, ast.Call):
         known = {**vars(objectives), **{n: getattr(networks, n) for n in networks.__all__}}
-        return _evaluate(ast.unparse(node), known, "value", ["LinearWarmup", *networks.__all__])
+        return _evaluate(_shown(node), known, "value", ["LinearWarmup", *networks.__all__])
     try:
         return ast.literal_eval(node)
-    except ValueError as error:
-        raise ValueError(f"{text!r}: got {ast.unparse(node)!r}, expected a number, text, tuple or nn.Name") from error
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:
+        got = _cut(_shown(node))
+        raise ValueError(f"{_cut(text)}: got {got}, expected a number, text, tuple or nn.Name") from error
 
 
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise ValueError(f"pair: got the file {str(path)!r}, which does not exist; expected my_file.py:MyPair")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"_ppl_vae_file_{path.stem}"  # a file torch.py must not stand in for torch
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module  # dataclasses, and whoever asks for a class's module, look there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise ValueError(f"pair: {path} can't be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"pair: {path} can't be imported: {reason}; try python {path}") from error
     return module

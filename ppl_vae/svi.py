@@ -19,6 +19,7 @@ from ppl_vae.compile import CompiledBackward, eager_backward
 from ppl_vae.nonfinite import NonFiniteError, explain, first_bad_gradient
 from ppl_vae.objectives import Objective, Trace_ELBO
 from ppl_vae.pair import Pair
+from ppl_vae.parallel import Ranks
 
 __all__ = ["SVI", "Compile", "OnNonFinite"]
 
@@ -48,6 +49,8 @@ class SVI(pyro.infer.SVI):
             the same loss in less memory. Its rows must be a multiple of it.
         on_nonfinite: what a NaN or infinite loss or gradient does: "stop" raises (a gradient alone is noticed in the
             next step's loss), "skip" leaves out the step, warns, and counts it in `skipped`.
+        ranks: the processes that train this pair together, each giving `update` its part of the batch; this one alone
+            by default.
 
     Attributes:
         skipped: steps left out, a 0-dim tensor on the device of the pair.
@@ -78,6 +81,7 @@ class SVI(pyro.infer.SVI):
         clip_norm: float | None = None,
         accumulate: int = 1,
         on_nonfinite: OnNonFinite = "stop",
+        ranks: Ranks | None = None,
     ) -> None:
         if not isinstance(optim, torch.optim.Optimizer):
             raise TypeError(
@@ -107,6 +111,7 @@ class SVI(pyro.infer.SVI):
         self.gradient_norm: Tensor | None = None
         self.loss_module = loss(pair)
         self.compiled = CompiledBackward(self.loss_module)
+        self.ranks = ranks or Ranks(together=False)
         self.validate = True
         self._validated: set[tuple[Any, ...]] = set()
         self._captured: dict[tuple[Any, ...], CapturedUpdate] = {}
@@ -130,7 +135,7 @@ class SVI(pyro.infer.SVI):
             NonFiniteError: as `update`.
         """
         self.optim.zero_grad(set_to_none=True)
-        loss = self._gradient(*batch)
+        loss = self.ranks.add(self._gradient(*batch), self.pair)
         # On a CPU the value is at hand; elsewhere reading it would wait for the device at every step.
         if self.on_nonfinite == "stop" and loss.device.type == "cpu" and not math.isfinite(loss.item()):
             self.refuse(loss, *batch)

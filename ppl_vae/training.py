@@ -1,5 +1,6 @@
 """`fit`: train a pair for a number of steps."""
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from ppl_vae.heap import keep_freed_memory
 from ppl_vae.loop import Loop, Saver
 from ppl_vae.objectives import Objective, Trace_ELBO
 from ppl_vae.pair import Pair
+from ppl_vae.parallel import Ranks
 from ppl_vae.precision import Precision
 from ppl_vae.precision import precision as reduced_precision
 from ppl_vae.quiet import private_stream
@@ -72,6 +74,9 @@ def fit(
     to zero from here on, in this process (normalised importance weights underflow to denormals, which
     make a step several times slower), and memory that a step frees stays with the process (up to 512 MiB).
 
+    Where `torch.distributed` is initialised (see `torchrun`), each process takes its part of every batch, with noise of
+    its own, and the gradients are added up: what one process does with the whole batch. The first one writes.
+
     With `checkpoints` a run survives: taken up again after whatever ended it (`resume=True`), it ends with the same
     weights, bit for bit, as if nothing had happened: on a CPU with as many threads, with "off" and with "inductor", and
     on a GPU with "off". SIGINT and SIGTERM write a checkpoint before they end the run.
@@ -117,30 +122,35 @@ def fit(
     """
     if steps < 0:
         raise ValueError(f"steps: got {steps}, expected at least 0")
+    if not 0 <= learning_rate < math.inf:
+        raise ValueError(f"learning_rate: got {learning_rate}, expected a finite number of at least 0")
+    if accumulate < 1:
+        raise ValueError(f"accumulate: got {accumulate}, expected at least 1")
     objective = objective or Trace_ELBO()
     settings = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate, "seed": seed}
     settings |= {"precision": precision, "ema": ema, "clip_norm": clip_norm, "objective": repr(objective.describe())}
     saver, state = _saver(checkpoints, checkpoint_every, resume)
     flush_denormals()
     keep_freed_memory()
-    place = resolve_device(device)
+    place, ranks = resolve_device(device), Ranks()
     pair.to(place)
-    batches = _minibatches(pair, data, batch_size * accumulate, seed, place)
+    ranks.share(pair)
+    batches = _minibatches(pair, data, batch_size * accumulate, seed, place, (ranks.rank, ranks.size))
     validation = _validation(pair, valid, batch_size, seed, place, patience)
     optim = optim or torch.optim.Adam(pair.parameters(), lr=learning_rate, fused=True)
-    how = _resolve_compile(compile, steps, place)
+    how = _resolve_compile(compile, steps, place, ranks)
     guards: dict[str, Any] = {"clip_norm": clip_norm, "accumulate": accumulate, "on_nonfinite": on_nonfinite}
-    svi = SVI(pair, optim, objective, compile=how, **guards)
+    svi = SVI(pair, optim, objective, compile=how, ranks=ranks, **guards)
     objective.step = 0
     history = History(compile=how, device=str(place))
     average = None if ema is None else WeightAverage(pair, ema)
     captured = place.type == "cuda" and how != "off"
     several = partial(CapturedSteps, longest=every(steps)) if captured else Steps
     with (
-        private_stream(seed, place),
+        private_stream(ranks.seed(seed), place),
         reduced_precision(pair, precision),
         _determinism(deterministic),
-        tqdm(total=steps, disable=not progress, unit="step", mininterval=0.5) as bar,
+        tqdm(total=steps, disable=not (progress and ranks.is_first), unit="step", mininterval=0.5) as bar,
     ):
         pair.train()
         taken = several(svi, batches, schedule, average and average.update)
@@ -161,7 +171,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     """The device of a name; "auto" takes CUDA where there is one.
 
     Raises:
-        ValueError: CUDA is asked for where there is none, or the name is unknown.
+        ValueError: the device is not there, the name is unknown, or it is of a kind that nothing here is trained on.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -169,6 +179,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
         place = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device: got {device!r}, expected 'auto', 'cpu', 'cuda' or 'cuda:N'") from error
+    if place.type not in ("cpu", "cuda") and not (place.type == "mps" and torch.backends.mps.is_available()):
+        raise ValueError(f"device: got {device!r}, which is not there or can't train; use 'auto', 'cpu' or 'cuda:N'")
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"device: got {device!r}, but {torch.cuda.device_count()} CUDA devices are usable here; "
@@ -177,7 +189,11 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return place
 
 
-def _resolve_compile(compile: Compile, steps: int, place: torch.device) -> Compile:
+def _resolve_compile(compile: Compile, steps: int, place: torch.device, ranks: Ranks) -> Compile:
+    if ranks.size > 1 and place.type == "cuda":
+        if compile not in ("auto", "off"):
+            raise ValueError(f"compile: got {compile!r} for {ranks.size} processes on CUDA, expected 'off' or 'auto'")
+        return "off"
     if compile == "cudagraph" and place.type != "cuda":
         raise ValueError(f"compile: got 'cudagraph' on {place}, expected a CUDA device; use 'inductor' or 'auto'")
     if compile != "auto":
@@ -187,15 +203,17 @@ def _resolve_compile(compile: Compile, steps: int, place: torch.device) -> Compi
     return "inductor" if steps >= COMPILE_FROM else "off"
 
 
-def _minibatches(pair: Pair, data: Data, batch_size: int, seed: int, place: torch.device) -> Minibatches:
+def _minibatches(
+    pair: Pair, data: Data, batch_size: int, seed: int, place: torch.device, part: tuple[int, int]
+) -> Minibatches:
     if isinstance(data, Dataset):
         data = data.to(place)
         check_batch(pair, data.train)
-        return Minibatches((data.train,), batch_size, seed, data.draw)
+        return Minibatches((data.train,), batch_size, seed, data.draw, part)
     tensors = (data,) if isinstance(data, Tensor) else tuple(data)
     tensors = tuple(t.to(place) for t in tensors)
     check_batch(pair, *tensors)
-    return Minibatches(tensors, batch_size, seed)
+    return Minibatches(tensors, batch_size, seed, part=part)
 
 
 def _saver(

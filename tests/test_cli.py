@@ -113,14 +113,34 @@ def test_errors_are_one_message_and_leave_nothing_behind(
 
 
 def test_a_folder_of_results_is_not_overwritten_unless_asked() -> None:
-    Path("run").mkdir()
-    Path("run/mine.txt").write_text("keep")
     words = ["train", "--pair", "VAE(latent_dim=2, hidden=(5,))", *TINY]
+    run(*words)
+    Path("run/mine.txt").write_text("keep")
     with pytest.raises(SystemExit):
         run(*words)
     assert Path("run/mine.txt").read_text() == "keep"
     run(*words, "--overwrite", "true")
     assert not Path("run/mine.txt").exists() and Path("run/pair.pt").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+@pytest.mark.parametrize("name", ["mine.txt", "config.yaml", "results.json"])
+def test_a_folder_of_others_is_never_overwritten(name: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine").mkdir()
+    Path("mine", name).write_text("{}")  # a file of that name alone does not make it ours
+    with pytest.raises(SystemExit) as stopped:
+        run(command, "--out", "mine", "--overwrite", "true", *TINY)
+    assert stopped.value.code == 2 and "expected a folder written by ppl-vae" in capsys.readouterr().err
+    assert [str(p) for p in Path.cwd().rglob("*")] == [str(Path.cwd() / "mine"), str(Path.cwd() / "mine" / name)]
+
+
+def test_results_of_a_comparison_are_overwritten_when_asked() -> None:
+    words = ["compare", "--pair", "VAE(latent_dim=2, hidden=(5,))", "--objective", "elbo", "--seeds", "1", *TINY]
+    run(*words, "--out", "a/mine")
+    Path("a/mine/more.txt").touch()
+    run(*words, "--out", "a/mine", "--overwrite", "true")
+    assert not Path("a/mine/more.txt").exists() and Path("a/mine/results.json").exists()
+    assert [p.name for p in Path("a").iterdir()] == ["mine"]
 
 
 def test_damaged_weights_are_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,6 +95,28 @@ def test_the_signal_to_noise_ratio_is_that_of_the_trained_pair_on_one_test_batch
     assert math.isnan(without.rows[0].snr_guide) and "  -  " in tables.comparison_table(without)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("num_particles", 0), ("num_test", 0), ("num_test", -1), ("num_test", 361), ("batch_size", 0)),
+        *(("learning_rate", math.nan), ("learning_rate", math.inf), ("learning_rate", -1.0), ("seeds", 10**9)),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_the_first_run(name: str, value: float) -> None:
+    seen: list[object] = []
+    with pytest.raises(ValueError, match=f"{name}: got"):
+        run({"a": IWAE(3)}, on_run=seen.append, **{name: value})
+    assert seen == []
+
+
+def test_a_pair_that_can_not_be_made_is_refused_before_the_first_run() -> None:
+    seen: list[object] = []
+    makers = {"good": make, "bad": partial(VAE, (1, 8, 8), 0)}
+    with pytest.raises(ValueError, match="latent_dim: got 0"):
+        compare(makers, {"a": IWAE(3)}, data.load("digits"), steps=1, on_run=seen.append, progress=False)
+    assert seen == []
+
+
 def test_nothing_to_compare_is_refused() -> None:
     with pytest.raises(ValueError, match="gradient_draws: got 1"):
         run({"elbo": Trace_ELBO()}, gradient_draws=1)

@@ -329,6 +329,23 @@ def test_a_private_stream_on_the_gpu() -> None:
     assert manifold(pair, size=3).shape == (3, 3, 1, 8, 8)
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda pair: samples(pair, num=0), "num: got 0"),
+        (lambda pair: samples(pair, num=10**30), "num: got 1000"),
+        (lambda pair: blank(pair, -1), "num: got -1"),
+        (lambda pair: manifold(pair, size=0), "size: got 0"),
+        (lambda pair: manifold(pair, size=10**9), "size: got 1000000000"),
+        (lambda pair: samples(pair, seed=2**64), "seed: got 18446744073709551616"),
+        (lambda pair: samples(pair, seed=1.5), "seed: got 1.5"),  # pyright: ignore[reportArgumentType]
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_name(call: Callable[[Pair], Tensor], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(VAE((1, 4, 4), 2, (3,)))
+
+
 def test_docstring_examples() -> None:
     result = doctest.testmod(generation)
     assert result.attempted > 0 and result.failed == 0

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae import SVI, Pair, data, fit
+from ppl_vae.checkpoints import Checkpoints
 from ppl_vae.data import DataError, Minibatches
 from ppl_vae.nonfinite import NonFiniteError
 from ppl_vae.objectives import IWAE, Objective, Trace_ELBO
@@ -86,6 +88,13 @@ def test_a_gradient_that_overflows_is_named_one_step_later_with_the_rows_of_both
     assert " 0," in before or "[0," in before or " 0]" in before
 
 
+def test_spoilt_weights_do_not_become_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteError, match="parameter 'a' is already non-finite"):
+        train(Fragile(), rows(7.0), steps=40, checkpoints=tmp_path, checkpoint_every=1)
+    weights = Checkpoints(tmp_path).load()["pair"]
+    assert weights["a"].isfinite() and weights["a"] != 1.0
+
+
 def test_an_optimiser_leaves_a_step_out_without_asking_the_host() -> None:
     pair = VAE((1, 8, 8), 5, (20,))
     svi = SVI(pair, torch.optim.Adam(pair.parameters(), lr=0.1, fused=True))
@@ -115,13 +124,14 @@ def test_unknown_guards_are_refused() -> None:
     with pytest.raises(ValueError, match="accumulate: got a batch of 5 rows, expected a multiple of 2"):
         SVI(pair, adam, accumulate=2).step(torch.zeros(5, 1, 8, 8))
     x = torch.zeros(20, 1, 8, 8)
-    for options, message in (
+    refused = [
         ({"ema": 1.0}, "ema: got 1.0"),
         ({"patience": 3}, "patience: got 3 without data held out"),
         ({"patience": 0, "valid": x}, "patience: got 0"),
         ({"precision": "fp8"}, "precision: got 'fp8'"),
         ({"checkpoints": "nowhere", "checkpoint_every": 0}, "checkpoint_every: got 0"),
-    ):
+    ]
+    for options, message in refused:
         with pytest.raises(ValueError, match=message):
             fit(pair, x, steps=1, batch_size=5, progress=False, **options)
 
@@ -137,7 +147,7 @@ def test_accumulated_gradients_are_the_sum_over_the_parts(compile: Any) -> None:
         loss = svi.step(x)
         got = [p.grad for p in pair.parameters()]
         torch.manual_seed(1)
-        expected = sum(loss_of(part) for part in x.chunk(3))
+        expected = torch.stack([loss_of(part) for part in x.chunk(3)]).sum()
         assert loss == pytest.approx(float(expected), rel=1e-6)
         for a, b in zip(got, torch.autograd.grad(expected, list(pair.parameters())), strict=True):
             assert a is not None and (a - b).norm() <= 1e-5 * b.norm()

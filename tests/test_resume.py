@@ -55,9 +55,9 @@ class Switch(VAE):
             pyro.sample("x", self.decoder(z * y.unsqueeze(-1)), obs=x)
 
     def guide(self, x: Tensor) -> None:
-        baseline = {"use_decaying_avg_baseline": True}
+        infer: Any = {"baseline": {"use_decaying_avg_baseline": True}}
         with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("y", dist.Bernoulli(x.mean((1, 2, 3))), infer={"baseline": baseline})
+            pyro.sample("y", dist.Bernoulli(x.mean((1, 2, 3))), infer=infer)
             pyro.sample("z", self.encoder(x))
 
 

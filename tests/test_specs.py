@@ -1,5 +1,6 @@
 """Pairs and objectives as text."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,10 @@ def test_a_pair_from_a_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("nope", "expected one of elbo:K"),
-        ("iwae:0", "num_particles: got 0"),
+        ("iwae:0", "objective 'iwae:0': num_particles: got 0"),
+        ("elbo:", "got '' particles"),
+        ("iwae:\u00b2", "expected a whole number"),
+        ("iwae:" + "9" * 5000, "expected a whole number"),
         ("vimco:1", "expected at least 2"),
         ("rws:1", "for one use WakeSleep"),
         ("MIWAE", "num_bounds.*write its arguments"),
@@ -96,6 +100,9 @@ def test_bad_objectives(text: str, message: str) -> None:
         ("Nope", "expected one of HierarchicalVAE, VAE"),
         ("missing.py:Mine", "does not exist"),
         ("VAE(depth=3)", "unexpected keyword"),
+        ("VAE(2)", "expected arguments with their names"),
+        ("VAE(latent_dim={[1]: 2})", "expected a number"),
+        ("VAE(latent_dim=" + "-" * 5000 + "1)", "pair: got"),
         ("VAE(latent_dim=[x for x in y])", "expected a number"),
         ("VAE(hidden=(0,))", "at least 1"),
     ],
@@ -112,3 +119,24 @@ def test_a_file_without_the_pair_and_a_broken_file(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("1 / 0\n")
     with pytest.raises(ValueError, match="can't be imported: ZeroDivisionError"):
         specs.pair_factory(f"{tmp_path}/broken.py:Mine")
+    (tmp_path / "exits.py").write_text("raise SystemExit(3)\n")
+    with pytest.raises(ValueError, match="can't be imported: SystemExit: 3"):
+        specs.pair_factory(f"{tmp_path}/exits.py:Mine")
+
+
+def test_a_file_never_stands_in_for_a_module_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("from ppl_vae.pairs import VAE as Mine\n")
+    before = sys.modules["torch"]
+    assert isinstance(specs.pair_factory(f"{tmp_path}/torch.py:Mine")((1, 4, 4)), VAE)
+    assert sys.modules["torch"] is before
+
+
+def test_what_a_users_class_raises_is_said_and_a_fault_of_ours_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.py").write_text(OWN + "        raise KeyError('width')\n")
+    with pytest.raises(ValueError, match="KeyError: 'width'"):
+        specs.pair_factory(f"{tmp_path}/own.py:Mine")((1, 4, 4))
+    monkeypatch.setattr(VAE, "__init__", lambda self, shape: {}["fault"])
+    with pytest.raises(KeyError):
+        specs.pair_factory("VAE")((1, 4, 4))

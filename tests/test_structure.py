@@ -10,6 +10,7 @@ import ppl_vae
 
 ROOT = Path(ppl_vae.__file__).parent
 ROOMS = (
+    "seeds",
     "data",
     "distributions",
     "nn",
@@ -29,6 +30,7 @@ ROOMS = (
     "compile",
     "capture",
     "precision",
+    "parallel",
     "svi",
     "checkpoints",
     "records",

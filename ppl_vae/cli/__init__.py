@@ -1,8 +1,10 @@
 """The command line: `ppl-vae compare | train | evaluate | sample | reconstruct | manifold | list`."""
 
+import functools
+import shlex
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import jsonargparse
 
@@ -12,32 +14,87 @@ from ppl_vae.cli.train import train
 from ppl_vae.nonfinite import NonFiniteError
 from ppl_vae.runs import CONFIG, folder_of
 from ppl_vae.signals import Stopped
+from ppl_vae.specs import is_out_of_memory
 
 __all__ = ["main"]
+
+COMMANDS: Mapping[str, Callable[..., None]] = {
+    "compare": compare,
+    "train": train,
+    "evaluate": evaluate,
+    "sample": sample,
+    "reconstruct": reconstruct,
+    "manifold": manifold,
+    "list": list_names,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `ppl-vae`. Exit status 2 for anything that the user can mend, 128 + a signal that stopped it."""
-    commands: dict[str, Any] = {
-        "compare": compare,
-        "train": train,
-        "evaluate": evaluate,
-        "sample": sample,
-        "reconstruct": reconstruct,
-        "manifold": manifold,
-        "list": list_names,
-    }
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        jsonargparse.auto_cli(commands, args=_options(sys.argv[1:] if argv is None else argv), as_positional=True)
-    except (ValueError, OSError, NonFiniteError) as error:
-        print(f"ppl-vae: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _parsed(words)()
+    except OSError as error:
+        _refuse(f"{error}; check the path and its permissions" if error.filename else error)
+    except (ValueError, NonFiniteError) as error:
+        _refuse(error)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        _refuse(f"not enough memory ({reason}); use a smaller pair, fewer particles or fewer data: got {_said(words)}")
     except Stopped as stopped:
         print(f"ppl-vae: {stopped}; go on with ppl-vae train --resume and the run's folder", file=sys.stderr)
         sys.exit(128 + stopped.number)
     except KeyboardInterrupt:
         print("ppl-vae: interrupted; nothing was written", file=sys.stderr)
         sys.exit(130)
+
+
+def _refuse(message: object) -> NoReturn:
+    print(f"ppl-vae: error: {' '.join(str(message).splitlines())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _said(words: Sequence[str]) -> str:
+    said = shlex.join(words)
+    return said if len(said) <= 300 else f"{said[:300]}..."
+
+
+def _parsed(words: Sequence[str]) -> Callable[[], None]:
+    """The command that the words ask for, with its options, yet to be run.
+
+    Raises:
+        ValueError: options that can't be read, or null where a value is needed.
+    """
+    chosen: list[Callable[[], None]] = []
+
+    def kept(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def keep(**options: Any) -> None:
+            _check_nulls(command, options)
+            chosen.append(functools.partial(command, **options))
+
+        return keep
+
+    commands: dict[str, Any] = {name: kept(command) for name, command in COMMANDS.items()}
+    try:
+        jsonargparse.auto_cli(commands, args=_options(words), as_positional=True)
+    except (AttributeError, TypeError, OverflowError, RecursionError, UnicodeDecodeError) as error:
+        # The parser takes some values in a configuration for what they are not; no command has run yet.
+        raise ValueError(
+            f"got a configuration or an option that can't be read ({error}), expected plain values as in a run's "
+            f"config.yaml: {_said(words)}"
+        ) from error
+    return chosen[0]
+
+
+def _check_nulls(command: Callable[..., None], options: Mapping[str, Any]) -> None:
+    """Refuse null for what has no such value: the parser lets it through."""
+    hints = get_type_hints(command)
+    for name, value in options.items():
+        if value is None and type(None) not in get_args(hints[name]):
+            raise ValueError(f"{name}: got null, expected a value; leave it out for the default")
 
 
 def _with_config(words: list[str]) -> list[str]:

@@ -7,14 +7,46 @@ from torch import Tensor
 
 from ppl_vae import data, evaluation, specs
 from ppl_vae.data import Binarisation, Dataset
+from ppl_vae.evaluation.chunks import require_positive
 from ppl_vae.pair import Pair
+from ppl_vae.seeds import check_seed
 
-__all__ = ["Maker", "about", "default_pairs", "load_data", "maker", "print_evaluation"]
+__all__ = [
+    "Maker",
+    "about",
+    "check_evaluation",
+    "check_steps",
+    "default_pairs",
+    "load_data",
+    "maker",
+    "print_evaluation",
+]
 
 
 def load_data(name: str, binarisation: Binarisation | None, root: str | None, seed: int) -> Dataset:
     """The data set of a name or a file."""
+    check_seed("data_seed", seed)
     return data.load(name, binarisation=binarisation, root=root, seed=seed)
+
+
+def check_evaluation(seed: int, num_particles: int) -> None:
+    """Refuse at once what the evaluation at the end would refuse.
+
+    Raises:
+        ValueError: a seed that torch can't take, or num_particles < 1.
+    """
+    check_seed("seed", seed)
+    require_positive("num_particles", num_particles)
+
+
+def check_steps(steps: int) -> None:
+    """Refuse a run without a step: it has no learning curve to draw.
+
+    Raises:
+        ValueError: steps < 1.
+    """
+    if steps < 1:
+        raise ValueError(f"steps: got {steps}, expected at least 1")
 
 
 def default_pairs(dataset: Dataset) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from ppl_vae import comparison, report, runs, specs, tables, training
-from ppl_vae.cli.common import about, default_pairs, load_data, maker
+from ppl_vae.cli.common import about, check_steps, default_pairs, load_data, maker
 from ppl_vae.data import Binarisation, Dataset
 from ppl_vae.training import Compile
 
@@ -56,31 +56,32 @@ def compare(
         compile: auto, off, inductor or (on CUDA) cudagraph.
         workers: so many runs side by side, in processes of one thread each; all cores for small data on a CPU.
         out: folder of the results; compare-DATA by default.
-        overwrite: replace a folder that is there already.
+        overwrite: replace results that are there already (nothing but a folder written by ppl-vae).
         progress: show a progress bar.
     """
-    folder = out or f"compare-{Path(data).stem}"
+    check_steps(steps)
+    folder = f"compare-{Path(data).stem}" if out is None else out
     runs.check_free(folder, overwrite)
     dataset = load_data(data, binarisation, data_root, data_seed)
     texts = objective or ["elbo:1", "elbo:5", "iwae:5", "elbo:50", "iwae:50"]
-    result = comparison.compare(
-        {text: maker(text, dataset) for text in pair or default_pairs(dataset)},
-        {text: specs.make_objective(text) for text in texts},
-        dataset,
-        steps=steps,
-        seeds=seeds,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        num_particles=num_particles,
-        num_test=num_test,
-        gradient_draws=(100 if objective else 0) if gradient_draws is None else gradient_draws,
-        device=device,
-        compile=compile,
-        workers=_workers(workers, dataset, device),
-        progress=progress,
-    )
-    table = (tables.comparison_table if objective else tables.layers_table)(result)
-    with runs.new_folder(folder, overwrite) as partial:
+    with runs.new_folder(folder, overwrite) as partial:  # before the work: it may turn out that it can't be made
+        result = comparison.compare(
+            {text: maker(text, dataset) for text in pair or default_pairs(dataset)},
+            {text: specs.make_objective(text) for text in texts},
+            dataset,
+            steps=steps,
+            seeds=seeds,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            num_particles=num_particles,
+            num_test=num_test,
+            gradient_draws=(100 if objective else 0) if gradient_draws is None else gradient_draws,
+            device=device,
+            compile=compile,
+            workers=_workers(workers, dataset, device),
+            progress=progress,
+        )
+        table = (tables.comparison_table if objective else tables.layers_table)(result)
         report.comparison_files(result, table, dataset.test_batch().to(result.config["device"]), partial)
     print(table)
     print(f"\n{about(dataset, num_particles, result.runs[0].evaluation)}\nResults: {folder}")

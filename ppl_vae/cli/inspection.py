@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ppl_vae import data, evaluation, generation, report, runs, specs, training
-from ppl_vae.cli.common import about, print_evaluation
+from ppl_vae.cli.common import about, check_evaluation, print_evaluation
 
 __all__ = ["evaluate", "list_names", "manifold", "reconstruct", "sample"]
 
@@ -30,8 +30,9 @@ def evaluate(
         seed: of the noise.
         progress: show a progress bar.
     """
+    check_evaluation(seed, num_particles)
     loaded = runs.load_run(run, data_root)
-    bound = specs.make_objective(objective) if objective else loaded.objective
+    bound = loaded.objective if objective is None else specs.make_objective(objective)
     pair = loaded.pair.to(training.resolve_device(device))
     test = loaded.data.subset(num_test=num_test).test_batch().to(pair.reference().device)
     reached = evaluation.evaluate(
@@ -52,9 +53,11 @@ def sample(run: str, num: int = 64, seed: int = 0, out: str | None = None, data_
         out: the PNG; RUN/samples.png by default.
         data_root: folder of the data sets, where it has moved.
     """
+    path = _picture(out, run, "samples")
     loaded = runs.load_run(run, data_root)
+    _check_num(num)
     images = generation.samples(loaded.pair, loaded.data.test[:1].expand(num, *loaded.data.shape), seed=seed)
-    print(report.image_grid(images, out or Path(run) / "samples.png", title="samples"))
+    print(report.image_grid(images, path, title="samples"))
 
 
 def reconstruct(run: str, num: int = 20, seed: int = 0, out: str | None = None, data_root: str | None = None) -> None:
@@ -67,10 +70,12 @@ def reconstruct(run: str, num: int = 20, seed: int = 0, out: str | None = None, 
         out: the PNG; RUN/reconstructions.png by default.
         data_root: folder of the data sets, where it has moved.
     """
+    path = _picture(out, run, "reconstructions")
     loaded = runs.load_run(run, data_root)
+    _check_num(num)
     test = loaded.data.test_batch()[:num]
     images = generation.reconstructions(loaded.pair, test, seed=seed)
-    print(report.reconstruction_grid(test, images, out or Path(run) / "reconstructions.png"))
+    print(report.reconstruction_grid(test, images, path))
 
 
 def manifold(run: str, size: int = 20, out: str | None = None, data_root: str | None = None) -> None:
@@ -82,8 +87,28 @@ def manifold(run: str, size: int = 20, out: str | None = None, data_root: str | 
         out: the PNG; RUN/manifold.png by default.
         data_root: folder of the data sets, where it has moved.
     """
+    path = _picture(out, run, "manifold")
     loaded = runs.load_run(run, data_root)
-    print(report.manifold_figure(generation.manifold(loaded.pair, size=size), out or Path(run) / "manifold.png"))
+    print(report.manifold_figure(generation.manifold(loaded.pair, size=size), path))
+
+
+def _picture(out: str | None, run: str, name: str) -> Path:
+    """Where a picture goes.
+
+    Raises:
+        ValueError: a folder is there, or nothing can be written there.
+    """
+    if out is None:
+        return Path(run) / f"{name}.png"
+    if Path(out).is_dir():
+        raise ValueError(f"out: got {out!r}, a folder, expected the name of a PNG: --out {name}.png")
+    runs.check_writable(out)
+    return Path(out)
+
+
+def _check_num(num: int) -> None:
+    if not 1 <= num <= generation.MOST:
+        raise ValueError(f"num: got {num}, expected a whole number from 1 to {generation.MOST}")
 
 
 def list_names() -> None:

@@ -10,9 +10,10 @@ import torch
 import yaml
 
 from ppl_vae import evaluation, rates, report, runs, specs, training
-from ppl_vae.cli.common import about, default_pairs, load_data, maker, print_evaluation
+from ppl_vae.cli.common import about, check_evaluation, check_steps, default_pairs, load_data, maker, print_evaluation
 from ppl_vae.data import Binarisation
 from ppl_vae.pair import Pair
+from ppl_vae.parallel import Ranks, started_by_torchrun
 from ppl_vae.precision import Precision
 from ppl_vae.run_folder import RunFolder
 from ppl_vae.training import Compile, OnNonFinite, Record
@@ -56,6 +57,8 @@ def train(
 ) -> None:
     """Train one pair with one objective, evaluate it, and write a run folder.
 
+    With `torchrun --nproc-per-node N -m ppl_vae train ...` N processes share each batch.
+
     A run that was stopped, by Ctrl-C, a signal, a kill or a full disk, goes on with `ppl-vae train --resume RUN`.
 
     Args:
@@ -90,68 +93,90 @@ def train(
         progress: show a progress bar.
     """
     config = {name: value for name, value in locals().items() if name != "resume"}
-    if resume is None:
-        runs.check_free(out, overwrite)
-    dataset = load_data(data, binarisation, data_root, data_seed)
-    config |= {"pair": pair or default_pairs(dataset)[0], "binarisation": dataset.binarisation}
-    config["data_root"] = data_root and str(Path(data_root).resolve())
-    bound, held_out = specs.make_objective(objective), None
-    if valid:
-        dataset, held_out = dataset.hold_out(valid)
-    per_pass = max(1, len(dataset.train) // max(1, batch_size * accumulate))
-    rate = rates.parse(schedule, steps=steps, steps_per_pass=per_pass)
-    torch.manual_seed(seed)
-    trained = maker(config["pair"], dataset)()
-    with _folder(config, resume) as folder:
-        _check_space(folder.path, trained)
-        report.write_json(report.environment(training.resolve_device(device)), folder.path / "environment.json")
-        with _recording(folder, tensorboard) as on_record:
-            history = training.fit(
-                trained,
-                dataset,
-                bound,
-                steps=steps,
-                batch_size=batch_size,
-                learning_rate=learning_rate,
-                schedule=rate,
-                clip_norm=clip_norm,
-                accumulate=accumulate,
-                ema=ema,
-                valid=held_out,
-                patience=patience,
-                seed=seed,
-                device=device,
-                compile=compile,
-                precision=precision,
-                deterministic=deterministic,
-                on_nonfinite=on_nonfinite,
-                checkpoints=folder.checkpoints,
-                checkpoint_every=checkpoint_every,
-                resume=_point(resume),
-                progress=progress,
-                on_record=on_record,
-            )
-        folder.finish(history)
-        test = dataset.subset(num_test=num_test).test_batch().to(trained.reference().device)
-        reached = evaluation.evaluate(trained, test, objective=bound, num_particles=num_particles, seed=seed)
-        result = {"data": dataset.describe(), "evaluation": reached.as_dict(), "history": history.as_dict()}
-        runs.save_pair(folder.path, trained)
-        report.learning_curves({objective: history.curve}, folder.path / "learning_curve.png")
-        report.pictures(trained, test, type(trained).__name__, folder.path)
-        environment = report.environment(history.device)
-        report.write_json({**result, "environment": environment}, folder.path / "results.json")
-    print_evaluation(reached)
-    print(f"{about(dataset, num_particles, reached)}\nRun: {folder.path}")
+    check_steps(steps)
+    check_evaluation(seed, num_particles)
+    with started_by_torchrun(device):
+        if resume is None and Ranks().is_first:
+            runs.check_free(out, overwrite)
+        dataset = load_data(data, binarisation, data_root, data_seed)
+        config |= {"pair": pair or default_pairs(dataset)[0], "binarisation": dataset.binarisation}
+        config["data_root"] = data_root and str(Path(data_root).resolve())
+        bound, held_out = specs.make_objective(objective), None
+        dataset = dataset.subset(num_test=num_test)
+        if not 0 <= valid < len(dataset.train):
+            raise ValueError(f"valid: got {valid}, expected 0 to {len(dataset.train) - 1}: less than the training data")
+        if valid:
+            dataset, held_out = dataset.hold_out(valid)
+        per_pass = max(1, len(dataset.train) // max(1, batch_size * accumulate))
+        rate = rates.parse(schedule, steps=steps, steps_per_pass=per_pass)
+        torch.manual_seed(seed)
+        trained = maker(config["pair"], dataset)()
+        with _folder(config, resume, trained) as folder:
+            with _recording(folder, tensorboard) as on_record:
+                history = training.fit(
+                    trained,
+                    dataset,
+                    bound,
+                    steps=steps,
+                    batch_size=batch_size,
+                    learning_rate=learning_rate,
+                    schedule=rate,
+                    clip_norm=clip_norm,
+                    accumulate=accumulate,
+                    ema=ema,
+                    valid=held_out,
+                    patience=patience,
+                    seed=seed,
+                    device=device,
+                    compile=compile,
+                    precision=precision,
+                    deterministic=deterministic,
+                    on_nonfinite=on_nonfinite,
+                    checkpoints=folder.checkpoints,
+                    checkpoint_every=checkpoint_every,
+                    resume=_point(resume),
+                    progress=progress,
+                    on_record=on_record,
+                )
+            ranks = Ranks()
+            ranks.gather(None)  # none leaves before all have ended
+            if not ranks.is_first:
+                return
+            folder.finish(history)
+            test = dataset.test_batch().to(trained.reference().device)
+            reached = evaluation.evaluate(trained, test, objective=bound, num_particles=num_particles, seed=seed)
+            result = {"data": dataset.describe(), "evaluation": reached.as_dict(), "history": history.as_dict()}
+            runs.save_pair(folder.path, trained)
+            report.learning_curves({objective: history.curve}, folder.path / "learning_curve.png")
+            report.pictures(trained, test, type(trained).__name__, folder.path)
+            environment = report.environment(history.device)
+            report.write_json({**result, "environment": environment}, folder.path / "results.json")
+        print_evaluation(reached)
+        print(f"{about(dataset, num_particles, reached)}\nRun: {folder.path}")
 
 
 @contextmanager
-def _folder(config: dict[str, Any], resume: str | None) -> Iterator[RunFolder]:
-    """A new run folder, or the one that is to go on."""
-    if resume is None:
-        with RunFolder.create(config["out"], config, config["overwrite"]) as folder:
+def _folder(config: dict[str, Any], resume: str | None, pair: Pair) -> Iterator[RunFolder]:
+    """A new run folder, or the one that is to go on; of several processes the first writes to it."""
+    path, ranks = Path(config["out"]) if resume is None else runs.folder_of(resume), Ranks()
+    if not ranks.is_first:
+        ranks.gather(None)  # until it is there
+        yield RunFolder(path)
+        return
+    with _opened(path, config, resume is not None) as folder:
+        _check_space(path, pair)
+        report.write_json(report.environment(training.resolve_device(config["device"])), path / "environment.json")
+        ranks.gather(None)
+        yield folder
+
+
+@contextmanager
+def _opened(path: Path, config: dict[str, Any], is_there: bool) -> Iterator[RunFolder]:
+    if not is_there:
+        with RunFolder.create(path, config, config["overwrite"]) as folder:
             yield folder
         return
-    with RunFolder.reopen(runs.folder_of(resume)) as folder:
+    with RunFolder.reopen(path) as folder:
         before = yaml.safe_load((folder.path / runs.CONFIG).read_text())
         differ = [k for k in config if k not in MAY_DIFFER and k in before and before[k] != config[k]]
         if differ:
@@ -183,6 +208,9 @@ def _check_space(folder: Path, pair: Pair) -> None:
 @contextmanager
 def _recording(folder: RunFolder, tensorboard: bool) -> Iterator[Callable[[Record], None]]:
     """What writes points of the learning curve to the folder, and for TensorBoard where wanted."""
+    if not Ranks().is_first:
+        yield lambda record: None
+        return
     if not tensorboard:
         yield folder.record
         return

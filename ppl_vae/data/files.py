@@ -3,6 +3,8 @@
 import gzip
 import lzma
 import math
+import pickle
+import re
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -73,8 +75,8 @@ def read_npz(path: Path, keys: Sequence[str] | None = None) -> dict[str, np.ndar
             return {key: archive[key] for key in keys or archive.files}
     except DataError:  # is a ValueError
         raise
-    except _DAMAGE as error:
-        raise damaged(path, f"{type(error).__name__}: {error}", "an .npz archive of plain arrays") from error
+    except Exception as error:  # numpy lets through whatever its parsers met, TokenError and MemoryError among them
+        raise damaged(path, unread(error), "an .npz archive of plain arrays") from error
 
 
 def images(array: np.ndarray, event: Sequence[int], where: str) -> Tensor:
@@ -108,6 +110,14 @@ def classes(array: np.ndarray) -> Tensor:
 def damaged(path: Path, got: str, expected: str) -> DataError:
     """The error for a file whose content is wrong."""
     return DataError(f"damaged file {path}: got {got}; expected {expected}; delete it and fetch it again")
+
+
+def unread(error: Exception) -> str:
+    """Why a file could not be read, in a line; without torch's advice to unpickle it with `weights_only=False`."""
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+        return "a pickle of other objects than plain tensors"
+    first = re.sub("\x1b\\[[0-9;]*m", "", str(error)).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def missing(what: str, tried: Sequence[Path], remedy: str) -> DataError:

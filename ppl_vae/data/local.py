@@ -1,15 +1,16 @@
 """Data of your own: tensors, or one file of arrays."""
 
-import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ppl_vae.data.dataset import DataError, Dataset
-from ppl_vae.data.files import damaged, read_npz
+from ppl_vae.data.files import damaged, read_npz, unread
 
 SUFFIXES = (".npy", ".npz", ".pt")
 
@@ -46,7 +47,7 @@ def from_tensor(
         >>> from_tensor(torch.rand(20, 8, 8)).shape
         torch.Size([1, 8, 8])
     """
-    train, labels, note = _pixels(f"{name}: train", x), _labels(train_labels), ""
+    train, labels, note = _pixels(f"{name}: train", x), _labels(f"{name}: train_labels", train_labels), ""
     if test is None:
         if test_labels is not None:
             raise DataError(f"{name}: got test_labels without test; expected both; labels of x go in train_labels")
@@ -55,7 +56,7 @@ def from_tensor(
         labels, kept_labels = (None, None) if labels is None else (labels[:-held_out], labels[-held_out:])
         note = f"tests on the last {held_out:,} of {held_out + len(train):,} data"
     else:
-        kept, kept_labels = _pixels(f"{name}: test", test), _labels(test_labels)
+        kept, kept_labels = _pixels(f"{name}: test", test), _labels(f"{name}: test_labels", test_labels)
     return Dataset(
         name=name,
         train=train,
@@ -85,7 +86,7 @@ def load_file(path: str | Path) -> Dataset:
     known = ("train", "test", "train_labels", "test_labels")
     if "train" not in arrays or not set(arrays) <= set(known):
         raise DataError(
-            f"{path}: got arrays {sorted(arrays)}; expected 'train', and if you have them "
+            f"{path}: got arrays {sorted(map(str, arrays))}; expected 'train', and if you have them "
             f"{', '.join(known[1:])}; rename them"
         )
     return from_tensor(
@@ -101,14 +102,17 @@ def _read(path: Path) -> Mapping[str, Tensor | np.ndarray]:
     if path.suffix == ".npz":
         return read_npz(path)
     try:
-        content = np.load(path, allow_pickle=False) if path.suffix == ".npy" else torch.load(path, weights_only=True)
-    except (OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
-        raise damaged(path, f"{type(error).__name__}: {error}", f"a {path.suffix} file of plain arrays") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, on files that it did not write
+            is_npy = path.suffix == ".npy"
+            content = np.load(path, allow_pickle=False) if is_npy else torch.load(path, weights_only=True)
+    except Exception as error:  # numpy and torch let through whatever their parsers met
+        raise damaged(path, unread(error), f"a {path.suffix} file of plain arrays") from error
     return content if isinstance(content, Mapping) else {"train": content}
 
 
 def _pixels(what: str, data: Tensor | np.ndarray) -> Tensor:
-    x = torch.as_tensor(data)
+    x = _tensor(what, data)
     if x.ndim not in (2, 3, 4):
         raise DataError(f"{what}: got shape {tuple(x.shape)}; expected (N, D), (N, H, W) or (N, C, H, W); reshape it")
     if x.ndim == 4 and x.shape[-1] in (1, 3) and x.shape[1] > 4:
@@ -124,8 +128,16 @@ def _pixels(what: str, data: Tensor | np.ndarray) -> Tensor:
     return x.unsqueeze(1) if x.ndim == 3 else x
 
 
-def _labels(labels: Tensor | np.ndarray | None) -> Tensor | None:
-    return None if labels is None else torch.as_tensor(labels).long()
+def _labels(what: str, labels: Tensor | np.ndarray | None) -> Tensor | None:
+    return None if labels is None else _tensor(what, labels).long()
+
+
+def _tensor(what: str, data: Any) -> Tensor:
+    try:
+        return torch.as_tensor(data)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = getattr(data, "dtype", type(data).__name__)
+        raise DataError(f"{what}: got {kind}; expected an array of numbers; convert it") from error
 
 
 def _held_out(name: str, number: int, fraction: float) -> int:

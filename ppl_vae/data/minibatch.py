@@ -19,13 +19,14 @@ class Minibatches:
         batch_size: B, at most N.
         seed: of the order of the data.
         transform: maps the batch of the first tensor, (B, ...) -> (B, ...), e.g. `dataset.draw`.
+        part: (r, n): each batch is the r-th of n equal parts of the batch of B rows, the same for all r.
 
     Attributes:
         steps_per_pass: N // B.
-        indices: rows of the last batch, (B,) int64 on the device; None before the first.
+        indices: rows of the last batch (part), (B / n,) int64 on the device; None before the first.
 
     Raises:
-        ValueError: no tensors, different lengths or devices, a batch size below 1 or above N.
+        ValueError: no tensors, different lengths or devices, a batch size below 1, above N or no multiple of n.
 
     Example:
         >>> batches = Minibatches((torch.arange(6.0),), batch_size=2, seed=0)
@@ -39,8 +40,9 @@ class Minibatches:
         batch_size: int,
         seed: int = 0,
         transform: Callable[[Tensor], Tensor] | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
-        _check(tensors, batch_size)
+        _check(tensors, batch_size, part)
         self.tensors = tensors
         self.batch_size = batch_size
         self.transform = transform
@@ -51,7 +53,9 @@ class Minibatches:
         device = tensors[0].device
         # One tensor for all passes: a captured step reads where it was captured.
         self._order = torch.empty(len(tensors[0]), dtype=torch.int64, device=device)
-        self._rows = torch.arange(batch_size, device=device)
+        index, number = part
+        self._rows = torch.arange(batch_size, device=device).chunk(number)[index]
+        self._first = index * (batch_size // number)
         self._shuffle()
 
     def _shuffle(self) -> None:
@@ -63,9 +67,8 @@ class Minibatches:
         """The next batch, each tensor (B, ...), the first through `transform`."""
         if self.left == 0:
             self.new_pass()
-        start = self._position * self.batch_size
         self._position += 1
-        return self._gather(self._order[start : start + self.batch_size])
+        return self.again()
 
     @property
     def left(self) -> int:
@@ -95,8 +98,8 @@ class Minibatches:
 
     def again(self) -> tuple[Tensor, ...]:
         """The rows of the last batch once more, through a fresh `transform`."""
-        start = (self._position - 1) * self.batch_size
-        return self._gather(self._order[start : start + self.batch_size])
+        start = (self._position - 1) * self.batch_size + self._first
+        return self._gather(self._order[start : start + len(self._rows)])
 
     def _gather(self, indices: Tensor) -> tuple[Tensor, ...]:
         self.indices = indices
@@ -138,7 +141,7 @@ class Minibatches:
         self.indices = None
 
 
-def _check(tensors: tuple[Tensor, ...], batch_size: int) -> None:
+def _check(tensors: tuple[Tensor, ...], batch_size: int, part: tuple[int, int]) -> None:
     if not tensors:
         raise ValueError("got no tensors; expected a tuple of at least one, such as (dataset.train,)")
     places = {(len(x), x.device) for x in tensors}
@@ -149,4 +152,8 @@ def _check(tensors: tuple[Tensor, ...], batch_size: int) -> None:
         raise ValueError(
             f"got batch_size={batch_size}; expected 1 to {len(tensors[0])}, the number of data; "
             "choose a smaller batch or load more data"
+        )
+    if batch_size % part[1]:
+        raise ValueError(
+            f"got batch_size={batch_size} for {part[1]} processes; expected a multiple, so that each has as many rows"
         )

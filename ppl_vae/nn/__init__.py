@@ -9,7 +9,7 @@ from ppl_vae.nn.heads import (
     SharedNormalHead,
 )
 from ppl_vae.nn.init import glorot_
-from ppl_vae.nn.shapes import Shape, as_shape
+from ppl_vae.nn.shapes import Shape, as_shape, as_size
 from ppl_vae.nn.trunks import MLP, ConvDecoder, ConvEncoder, Trunk
 
 __all__ = [
@@ -25,5 +25,6 @@ __all__ = [
     "SharedNormalHead",
     "Trunk",
     "as_shape",
+    "as_size",
     "glorot_",
 ]

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from numbers import Integral
 from typing import Literal
 
 import pyro.distributions as dist
@@ -249,8 +250,8 @@ class DiscretisedLogisticHead(Head):
 
     def __init__(self, shape: Shape, levels: int = 256) -> None:
         super().__init__(shape)
-        if levels < 2:
-            raise ValueError(f"DiscretisedLogisticHead: got levels={levels}, expected at least 2")
+        if not isinstance(levels, Integral) or isinstance(levels, bool) or levels < 2:
+            raise ValueError(f"DiscretisedLogisticHead: got levels={levels!r}, expected a whole number of at least 2")
         self.levels = levels
 
     def distribution(self, parameters: tuple[Tensor, ...]) -> TorchDistribution:

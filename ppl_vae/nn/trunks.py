@@ -101,7 +101,8 @@ class MLP(Trunk):
         activation: Activation = nn.Tanh,
     ) -> None:
         super().__init__(in_shape, out_shape)
-        sizes = [math.prod(self.in_shape), *as_shape(hidden)]
+        sizes = [math.prod(self.in_shape), *as_shape(hidden, "hidden")]
+        _check_activation(activation, (2, 2))
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(sizes):
             layers += [nn.Linear(n_in, n_out), activation()]
@@ -152,6 +153,8 @@ class ConvEncoder(Trunk):
         if len(self.in_shape) != 3:
             raise ValueError(f"ConvEncoder: got in_shape={self.in_shape}, expected (C, H, W)")
         _check_kernel(kernel, "ConvEncoder")
+        channels = as_shape(channels, "channels")
+        _check_activation(activation, (2, 2, 4, 4))
         c, *size = self.in_shape
         layers: list[nn.Module] = []
         for c_in, c_out in pairwise([c, *channels]):
@@ -201,12 +204,14 @@ class ConvDecoder(Trunk):
         kernel: int = 3,
     ) -> None:
         super().__init__(in_shape, out_shape)
+        channels = as_shape(channels, "channels")
         if len(self.out_shape) != 4 or not channels:
             raise ValueError(
-                f"ConvDecoder: got out_shape={self.out_shape} and channels={tuple(channels)}, expected "
+                f"ConvDecoder: got out_shape={self.out_shape} and channels={channels}, expected "
                 f"(P, C, H, W) and at least one channel count"
             )
         _check_kernel(kernel, "ConvDecoder")
+        _check_activation(activation, (2, 2, 4, 4))
         p, c, *size = self.out_shape
         sizes = _halvings(size, len(channels))[::-1]
         start = (channels[0], *sizes[0])
@@ -226,6 +231,22 @@ class ConvDecoder(Trunk):
 
     def _output_bias(self) -> Tensor:
         return self.output_bias
+
+
+def _check_activation(activation: Activation, shape: tuple[int, ...]) -> None:
+    """Refuse what does not make a module that keeps shapes, by one try on zeros of this shape."""
+    error = None
+    try:
+        # An activation may draw random numbers; the initial weights must not depend on that.
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            got = f"one that makes {shape} {tuple(activation()(torch.zeros(shape)).shape)}"
+    except Exception as failure:  # of any user's class
+        error, got = failure, f"{type(failure).__name__}: {failure}"
+    if got != f"one that makes {shape} {shape}":
+        raise ValueError(
+            f"activation: got {getattr(activation, '__name__', activation)!r} ({got}), expected what makes a module "
+            "that keeps shapes, such as nn.Tanh"
+        ) from error
 
 
 def _check_kernel(kernel: int, name: str) -> None:

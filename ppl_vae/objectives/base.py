@@ -14,7 +14,7 @@ from pyro.infer.enum import get_importance_trace
 from torch import Tensor, nn
 
 from ppl_vae import terms
-from ppl_vae.objectives.schedules import Schedule
+from ppl_vae.objectives.schedules import Schedule, check_weight
 from ppl_vae.pair import Pair
 from ppl_vae.paths import Gradient
 from ppl_vae.terms import Particles, Terms
@@ -45,7 +45,8 @@ class Objective(pyro.infer.ELBO):
         joint: one weight for the whole batch, on purpose.
 
     Raises:
-        ValueError: num_particles < 1, or a negative or non-finite kl_weight.
+        ValueError: num_particles < 1, a kl_weight that is negative or not finite (or is so at step 0), or a
+            max_plate_nesting that is no number.
     """
 
     is_bound: bool = True
@@ -64,10 +65,11 @@ class Objective(pyro.infer.ELBO):
         kl_weight: float | Schedule = 1.0,
         joint: bool = False,
     ) -> None:
-        if not isinstance(num_particles, int) or num_particles < 1:
+        if isinstance(num_particles, bool) or not isinstance(num_particles, int) or num_particles < 1:
             raise ValueError(f"num_particles: got {num_particles!r}, expected a whole number of at least 1")
-        if not callable(kl_weight) and not (math.isfinite(kl_weight) and kl_weight >= 0):
-            raise ValueError(f"kl_weight: got {kl_weight}, expected a finite number of at least 0, or a schedule")
+        if not isinstance(max_plate_nesting, int | float) or not max_plate_nesting >= 0:
+            raise ValueError(f"max_plate_nesting: got {max_plate_nesting!r}, expected a whole number, or infinity")
+        check_weight("kl_weight", kl_weight)
         # The base class counts its own particle plate into the nesting; ours stands apart.
         super().__init__(num_particles=num_particles, retain_graph=retain_graph)
         self.max_plate_nesting = max_plate_nesting

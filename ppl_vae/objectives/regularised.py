@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ppl_vae.objectives.base import Objective, Program
 from ppl_vae.objectives.elbo import Trace_ELBO
-from ppl_vae.objectives.schedules import Schedule
+from ppl_vae.objectives.schedules import Schedule, check_weight
 from ppl_vae.sites import Site
 from ppl_vae.terms import Terms
 
@@ -35,6 +35,7 @@ class BetaELBO(Trace_ELBO):
         max_plate_nesting: float = math.inf,
         vectorize_particles: bool = True,
     ) -> None:
+        check_weight("beta", beta)
         super().__init__(num_particles, max_plate_nesting, vectorize_particles, kl_weight=beta)
 
 
@@ -124,6 +125,7 @@ class CapacityELBO(Objective):
     ) -> None:
         if not (math.isfinite(gamma) and gamma >= 0):
             raise ValueError(f"gamma: got {gamma}, expected a finite number of at least 0")
+        check_weight("capacity", capacity)
         # The capacity takes the place of the KL weight: what an objective schedules is one number.
         super().__init__(num_particles, max_plate_nesting, vectorize_particles, kl_weight=capacity)
         self.gamma = gamma

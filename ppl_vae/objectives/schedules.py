@@ -3,10 +3,32 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["CyclicalWarmup", "LinearWarmup", "Schedule", "SigmoidWarmup"]
+__all__ = ["CyclicalWarmup", "LinearWarmup", "Schedule", "SigmoidWarmup", "check_weight"]
 
 Schedule = Callable[[int], float]
+
+
+def check_weight(name: str, weight: Any) -> None:
+    """Refuse what is neither a finite number of at least 0 nor a schedule of such numbers (called once, for step 0).
+
+    Args:
+        name: of the argument, for the error.
+        weight: a number, a 0-dim tensor, or a schedule.
+
+    Raises:
+        ValueError: anything else.
+    """
+    try:
+        number: Any = weight(0) if callable(weight) else weight
+        if isinstance(number, bool | str):
+            raise TypeError(f"{type(number).__name__} is no number")
+        if not (math.isfinite(number) and number >= 0):
+            raise ValueError(number)
+    except (TypeError, ValueError, OverflowError) as error:
+        got = f"a schedule that fails at step 0 ({error})" if callable(weight) else repr(weight)[:50]
+        raise ValueError(f"{name}: got {got}, expected a finite number of at least 0, or a schedule") from error
 
 
 @dataclass(frozen=True)

@@ -58,15 +58,16 @@ class HierarchicalVAE(Pair):
         levels: int = 256,
     ) -> None:
         super().__init__()
+        shape, latent_dims = as_shape(data_shape, "data_shape"), as_shape(latent_dims, "latent_dims")
         if not latent_dims or len(hidden) != len(latent_dims):
             raise ValueError(
                 f"got {len(latent_dims)} stochastic layers and {len(hidden)} hidden blocks, expected as many of one "
                 "as of the other, and at least one: hidden=((200, 200), (100, 100)) for latent_dims=(100, 50)"
             )
-        shape = as_shape(data_shape)
+        hidden = [as_shape(units, "hidden") for units in hidden]
         head = networks.likelihood_head(likelihood, shape, variance, levels)
         below = list(zip(latent_dims[:-1], latent_dims[1:], hidden[1:], strict=True))
-        self.data_shape, self.latent_dims = shape, tuple(latent_dims)
+        self.data_shape, self.latent_dims = shape, latent_dims
         self.encoder = networks.encoder(trunk, shape, latent_dims[0], hidden[0], activation)
         self.up = nn.ModuleList(networks.conditional_normal(a, b, units, activation) for a, b, units in below)
         self.down = nn.ModuleList(networks.conditional_normal(b, a, units[::-1], activation) for a, b, units in below)

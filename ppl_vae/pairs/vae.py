@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from ppl_vae.nn import Head, as_shape
+from ppl_vae.nn import Head, as_shape, as_size
 from ppl_vae.pair import Pair
 from ppl_vae.pairs import networks
 from ppl_vae.pairs.networks import Activation, Likelihood, TrunkName
@@ -55,9 +55,9 @@ class VAE(Pair):
         levels: int = 256,
     ) -> None:
         super().__init__()
-        shape = as_shape(data_shape)
+        shape, hidden = as_shape(data_shape, "data_shape"), as_shape(hidden, "hidden")
         head = networks.likelihood_head(likelihood, shape, variance, levels)
-        self.data_shape, self.latent_dim = shape, latent_dim
+        self.data_shape, self.latent_dim = shape, as_size(latent_dim, "latent_dim")
         self.encoder = networks.encoder(trunk, shape, latent_dim, hidden, activation)
         self.decoder = networks.decoder(trunk, latent_dim, head, hidden[::-1], activation)
 

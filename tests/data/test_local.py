@@ -77,13 +77,21 @@ def test_unusable_files_are_one_clear_error(tmp_path: Path) -> None:
     whole = (tmp_path / "cut.npy").read_bytes()
     (tmp_path / "cut.npy").write_bytes(whole[:-50])
     (tmp_path / "text.pt").write_text("no tensor")
+    torch.save([torch.zeros(20, 8)], tmp_path / "list.pt")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "model.pt")
+    np.save(tmp_path / "strings.npy", BYTES.astype(str))
+    np.savez(tmp_path / "labels.npz", train=BYTES, train_labels=np.full(20, "cat"))
     np.save(tmp_path / "array.npy", BYTES)
     (tmp_path / "array.npy").rename(tmp_path / "array.npz")
     messages = {
         "named.npz": r"got arrays \['x_train'\]; expected 'train'",
         "pickled.npz": "damaged file .*pickled.npz",
         "cut.npy": "damaged file .*cut.npy",
-        "text.pt": "damaged file .*text.pt",
+        "text.pt": "damaged file .*text.pt: got a pickle of other objects than plain tensors",
+        "model.pt": "damaged file .*model.pt: got a pickle of other objects than plain tensors",
+        "list.pt": "list: train: got list; expected an array of numbers",
+        "strings.npy": "strings: train: got <U.*; expected an array of numbers",
+        "labels.npz": "labels: train_labels: got <U.*; expected an array of numbers",
         "array.npz": "a single array, not an archive",
         "absent.npz": "absent.npz: got no such file",
     }

@@ -2,6 +2,7 @@
 
 import doctest
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -126,8 +127,32 @@ def test_bad_arguments_are_refused() -> None:
     for build in (lambda: ConvEncoder((1, 8, 8), 3, kernel=4), lambda: ConvDecoder(3, (1, 1, 8, 8), kernel=4)):
         with pytest.raises(ValueError, match="kernel=4"):
             build()
-    with pytest.raises(ValueError, match="sizes of at least 1"):
-        MLP(0, 3)
+    for size in (0, True, 1.5, "", "ab", (2, -1), (1.0,), None):
+        with pytest.raises(ValueError, match="sizes of at least 1"):
+            MLP(size, 3)  # pyright: ignore[reportArgumentType]
+
+
+def _raises() -> nn.Module:
+    raise KeyError("width")
+
+
+@pytest.mark.parametrize("activation", [nn.Module, nn.GLU, nn.Linear, _raises, torch.tanh, "tanh", None])
+def test_an_activation_that_does_not_keep_shapes_is_refused(activation: Any) -> None:
+    for build in (
+        lambda: MLP(3, 3, (4,), activation),
+        lambda: ConvEncoder((1, 8, 8), 3, (4,), activation),
+        lambda: ConvDecoder(3, (1, 1, 8, 8), (4,), activation),
+    ):
+        with pytest.raises(ValueError, match="activation: got"):
+            build()
+
+
+def test_trying_an_activation_draws_nothing_from_the_global_stream() -> None:
+    torch.manual_seed(0)
+    plain = MLP(3, 3, (4,), nn.Identity)
+    torch.manual_seed(0)
+    random = MLP(3, 3, (4,), nn.RReLU)  # draws in training mode
+    assert torch.equal(plain.output.weight, random.output.weight)
 
 
 def test_docstring_examples() -> None:

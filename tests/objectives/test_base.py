@@ -72,3 +72,23 @@ def test_one_objective_serves_pairs_of_different_nesting():
     plain, nested, x, objective = linear(), linear(Pixels), vectors(), Best(4)
     nested.load_state_dict(plain.state_dict())
     torch.testing.assert_close(seeded_bound(plain, objective, x), seeded_bound(nested, objective, x))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("num_particles", v) for v in (0, True, 1.5)),
+        *(("max_plate_nesting", v) for v in ("a", -1, float("nan"))),
+        *(("kl_weight", v) for v in (True, "1", -1, float("nan"), 10**400, torch.nn.ReLU, lambda step: -1.0, None)),
+    ],
+)
+def test_settings_of_another_kind_or_range_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"{name}: got"):
+        Best(**{name: value})
+
+
+def test_a_weight_may_be_a_tensor_and_a_schedule_is_called_once():
+    calls = []
+    Best(kl_weight=torch.tensor(0.5))  # pyright: ignore[reportArgumentType]
+    Best(kl_weight=lambda step: calls.append(step) or 1.0)
+    assert calls == [0]

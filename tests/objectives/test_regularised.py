@@ -103,7 +103,7 @@ def test_a_discrete_site_is_refused_by_name(objective):
         (lambda: FreeBits(-1.0), "nats: got -1.0"),
         (lambda: FreeBits(0.5, "pixel"), "per: got 'pixel'"),  # pyright: ignore[reportArgumentType]
         (lambda: CapacityELBO(1.0, gamma=-2.0), "gamma: got -2.0"),
-        (lambda: BetaELBO(-1.0), "kl_weight: got -1.0"),
+        (lambda: BetaELBO(-1.0), "beta: got -1.0"),
     ],
 )
 def test_bad_arguments(make, message):

@@ -1,0 +1,134 @@
+"""Several processes train one pair: each computes the gradient of its part of every batch, and they add them up."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor, nn
+
+__all__ = ["RankError", "Ranks", "started_by_torchrun"]
+
+_STRIDE = 0x9E3779B97F4A7C15
+"""Between the seeds of two ranks: 2^64 over the golden ratio, so that neighbouring seeds of users do not meet it."""
+
+
+class RankError(ConnectionError):
+    """Another process of the run has ended, or cannot be reached."""
+
+
+class Ranks:
+    """The processes of a run, over `torch.distributed`.
+
+    A loss is a sum over the data of a batch, so the sum over the ranks of the losses of their parts, and of its
+    gradients, is that of the whole batch.
+
+    Args:
+        together: False is this process alone, as it is where `torch.distributed` is not initialised.
+
+    Attributes:
+        rank: of this process, from 0.
+        size: how many there are.
+    """
+
+    def __init__(self, together: bool = True) -> None:
+        is_on = together and distributed.is_available() and distributed.is_initialized()
+        self.rank, self.size = (distributed.get_rank(), distributed.get_world_size()) if is_on else (0, 1)
+        self._wishes: tuple[bool, ...] = ()
+        self._granted: tuple[bool, ...] = ()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes what the run leaves behind."""
+        return self.rank == 0
+
+    def seed(self, seed: int) -> int:
+        """The seed of this rank's noise; that of rank 0 is the run's."""
+        return (seed + self.rank * _STRIDE) % 2**63 if self.rank else seed
+
+    def add(self, loss: Tensor, pair: nn.Module) -> Tensor:
+        """Add losses and gradients up over the ranks, average floating-point buffers; the loss of the whole batch.
+
+        One message for all, with the wishes of `agree` in it.
+        """
+        if self.size == 1:
+            return loss
+        gradients = [p.grad for p in pair.parameters() if p.grad is not None]
+        buffers = [b for b in pair.buffers() if b.is_floating_point()]
+        wishes = torch.tensor(self._wishes, dtype=loss.dtype, device=loss.device)
+        parts = [loss, wishes, *gradients, *buffers]
+        flat = torch.cat([part.detach().flatten().to(loss.dtype) for part in parts])
+        with _answered():
+            distributed.all_reduce(flat)
+        loss, wishes, *rest = (new.view_as(part) for part, new in zip(parts, _split(flat, parts), strict=True))
+        self._granted = tuple(bool(wish) for wish in wishes)
+        for old, new in zip([*gradients, *buffers], rest, strict=True):
+            old.copy_(new)
+        for buffer in buffers:
+            buffer /= self.size
+        return loss
+
+    def agree(self, wishes: Sequence[bool]) -> tuple[bool, ...]:
+        """What any rank wishes, the same answer on all: one step late, since it goes with the gradients of the next."""
+        if self.size == 1:
+            return tuple(wishes)
+        granted = self._granted or (False,) * len(wishes)
+        self._wishes = tuple(wishes)
+        return granted
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, on each of them."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with _answered():
+            distributed.all_gather_object(values, value)
+        return values
+
+    def share(self, module: nn.Module) -> None:
+        """Give all ranks the parameters and buffers of the first."""
+        if self.size > 1:
+            with _answered():
+                for tensor in module.state_dict().values():
+                    distributed.broadcast(tensor, 0)
+
+
+@contextmanager
+def started_by_torchrun(device: str) -> Iterator[None]:
+    """Within, the processes that `torchrun` started talk to each other: through NCCL on CUDA, gloo on CPUs.
+
+    Nothing happens where the environment names no other process.
+
+    Raises:
+        RankError: they can't be reached.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+        yield
+        return
+    on_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    if on_cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    with _answered():
+        distributed.init_process_group("nccl" if on_cuda else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+@contextmanager
+def _answered() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # of gloo and NCCL, whatever ended the connection
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise RankError(
+            f"rank {os.environ.get('RANK', '?')}: got no answer from another process of the run ({reason}), expected "
+            "all to be alive; see that process's message; with checkpoints, start all again with --resume"
+        ) from error
+
+
+def _split(flat: Tensor, parts: Sequence[Tensor]) -> Sequence[Tensor]:
+    return flat.split([part.numel() for part in parts])
