@@ -93,3 +93,14 @@ def test_quick_run_writes_every_number(tmp_path: Path) -> None:
     assert [row["batch"] for row in sweep["batch"]["rows"]] == [row["k"] for row in sweep["k"]["rows"]] == [2, 4]
     assert all(row[name]["peak_bytes"] > 1000 for row in sweep["k"]["rows"] for name in ("hand", "ours"))
     assert (tmp_path / "results" / "step_time_cpu.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads memory from /proc")
+def test_the_cost_of_checkpoints_is_written(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "checkpoint_cost.py"), "--seconds", "1", "--megabytes", "64"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "results" / "checkpoint_cost.json").read_text())
+    assert result["share"]["training_seconds"] > 1 and result["memory"]["seconds"] > 0
+    assert result["memory"]["peak_megabytes"] - result["memory"]["before_megabytes"] < 32
