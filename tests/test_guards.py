@@ -148,7 +148,7 @@ def test_accumulated_gradients_are_the_sum_over_the_parts(compile: Any) -> None:
         got = [p.grad for p in pair.parameters()]
         torch.manual_seed(1)
         expected = torch.stack([loss_of(part) for part in x.chunk(3)]).sum()
-        assert loss == pytest.approx(float(expected), rel=1e-6)
+        assert loss == pytest.approx(expected.item(), rel=1e-6)
         for a, b in zip(got, torch.autograd.grad(expected, list(pair.parameters())), strict=True):
             assert a is not None and (a - b).norm() <= 1e-5 * b.norm()
 

@@ -102,7 +102,8 @@ def test_bad_objectives(text: str, message: str) -> None:
         ("VAE(depth=3)", "unexpected keyword"),
         ("VAE(2)", "expected arguments with their names"),
         ("VAE(latent_dim={[1]: 2})", "expected a number"),
-        ("VAE(latent_dim=" + "-" * 5000 + "1)", "pair: got"),
+        # Where the recursion ends, in the parser or behind it, depends on how deep the caller is.
+        ("VAE(latent_dim=" + "-" * 5000 + "1)", r"pair: got|got 'an expression nested too deeply'"),
         ("VAE(latent_dim=[x for x in y])", "expected a number"),
         ("VAE(hidden=(0,))", "at least 1"),
     ],
