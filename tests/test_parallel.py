@@ -23,7 +23,17 @@ from ppl_vae.parallel import RankError, Ranks
 
 pytestmark = pytest.mark.skipif(not distributed.is_available(), reason="this torch has no torch.distributed")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
-TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "ppl_vae", "train"]
+TOGETHER = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc-per-node",
+    "2",
+    "-m",
+    "ppl_vae",
+    "train",
+]
 SETTINGS = ["--steps", "600", "--batch_size", "20", "--objective", "iwae:3", "--num-particles", "2"]
 SETTINGS += ["--pair", "VAE(latent_dim=3, hidden=(20,))", "--checkpoint-every", "20", "--progress", "false"]
 
