@@ -1,18 +1,24 @@
 """Several processes train one pair: each computes the gradient of its part of every batch, and they add them up."""
 
+import io
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
+from tqdm import tqdm
 
-__all__ = ["RankError", "Ranks", "started_by_torchrun"]
+from ppl_vae.quiet import private_stream
+from ppl_vae.seeds import spread_seed
 
-_STRIDE = 0x9E3779B97F4A7C15
-"""Between the seeds of two ranks: 2^64 over the golden ratio, so that neighbouring seeds of users do not meet it."""
+__all__ = ["RankError", "Ranks", "leave", "started_by_torchrun"]
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class RankError(ConnectionError):
@@ -46,7 +52,7 @@ class Ranks:
 
     def seed(self, seed: int) -> int:
         """The seed of this rank's noise; that of rank 0 is the run's."""
-        return (seed + self.rank * _STRIDE) % 2**63 if self.rank else seed
+        return spread_seed(seed, self.rank)
 
     def add(self, loss: Tensor, pair: nn.Module) -> Tensor:
         """Add losses and gradients up over the ranks, average floating-point buffers; the loss of the whole batch.
@@ -78,14 +84,36 @@ class Ranks:
         self._wishes = tuple(wishes)
         return granted
 
-    def gather(self, value: Any) -> list[Any]:
-        """The values of all ranks, on each of them."""
+    def gather(self, value: Any, device: torch.device | None = None) -> list[Any]:
+        """The values of all ranks, on each of them; tensors of an accelerator are moved to the `device` of this one."""
         if self.size == 1:
             return [value]
-        values: list[Any] = [None] * self.size
+        written, values = io.BytesIO(), [b""] * self.size
+        torch.save(value, written)
         with _answered():
-            distributed.all_gather_object(values, value)
-        return values
+            distributed.all_gather_object(values, written.getvalue())
+        # From the other processes of this run, not from a file: plain pickles are safe.
+        return [torch.load(io.BytesIO(v), map_location=device, weights_only=False) for v in values]
+
+    def map(
+        self,
+        function: Callable[[T], R],
+        parts: Sequence[T],
+        seed: int,
+        device: torch.device,
+        progress: bool = False,
+    ) -> list[R]:
+        """What a function gives for each part, in their order, on every rank; each does its share.
+
+        Each part has a random stream of its own, so that the result depends neither on how many ranks there are nor on
+        which does what.
+        """
+        mine, results = range(self.rank, len(parts), self.size), []
+        for index in tqdm(mine, disable=not (progress and self.is_first), unit="chunk"):
+            with private_stream(spread_seed(seed, index), device):
+                results.append(function(parts[index]))
+        shares = self.gather(results, device)
+        return [shares[index % self.size][index // self.size] for index in range(len(parts))]
 
     def share(self, module: nn.Module) -> None:
         """Give all ranks the parameters and buffers of the first."""
@@ -104,7 +132,7 @@ def started_by_torchrun(device: str) -> Iterator[None]:
     Raises:
         RankError: they can't be reached.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+    if not _are_several() or distributed.is_initialized():
         yield
         return
     on_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
@@ -115,7 +143,24 @@ def started_by_torchrun(device: str) -> Iterator[None]:
     try:
         yield
     finally:
-        distributed.destroy_process_group()
+        if on_cuda:
+            distributed.destroy_process_group()
+
+
+def leave() -> None:
+    """End this process, whose work is done, where it is one of several; nothing happens to one alone.
+
+    Without the interpreter's own ending, during which a thread of gloo that is still at work sometimes aborts the
+    process ("terminate called without an active exception"): torchrun would then stop the others.
+    """
+    if _are_several():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _are_several() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextmanager

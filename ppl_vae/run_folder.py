@@ -40,8 +40,10 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path, self.checkpoints = path, path / CHECKPOINTS
         self.aside: Path | None = None  # an older folder of this name, until this run has begun
-        # A last line that a kill has cut off counts as a step of its own: it is replaced.
-        self._newest = max((_step(line) for line in self._lines()), default=-1)
+        text = self._text()
+        # A last line without its end, cut off by a kill, is replaced by whatever comes next.
+        is_cut = bool(text) and not text.endswith("\n")
+        self._newest = math.inf if is_cut else max(map(_step, text.splitlines()), default=-1)
 
     @classmethod
     @contextmanager
@@ -64,7 +66,7 @@ class RunFolder:
             partial = _make_beside(path)
             try:
                 locks.enter_context(_locked(partial, path))
-                (partial / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+                (partial / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, explicit_end=True))
                 (partial / LOG).touch()
                 partial.chmod(0o755)  # mkdtemp's folder is the owner's alone; results are meant to be read
                 _appear(partial, path)
@@ -98,7 +100,7 @@ class RunFolder:
     def record(self, record: Record) -> None:
         """Append a point to the learning curve; it replaces what was written from its step on, before a kill."""
         if record.step <= self._newest:
-            before = [line for line in self._lines() if _step(line) < record.step]
+            before = [line for line in self._text().splitlines() if _step(line) < record.step]
             write_bytes("".join(f"{line}\n" for line in before).encode(), self.path / METRICS)
         with (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(record)) + "\n")
@@ -111,9 +113,9 @@ class RunFolder:
         write_bytes("".join(json.dumps(row) + "\n" for row in rows).encode(), self.path / METRICS)
         write_csv(rows, self.path / "metrics.csv")
 
-    def _lines(self) -> list[str]:
+    def _text(self) -> str:
         path = self.path / METRICS
-        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
     def log(self, what: str) -> None:
         """Append a line to the log."""

@@ -1,6 +1,7 @@
 """Run folders: written whole or not at all, and read back without running anything that they hold."""
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -187,8 +188,13 @@ def folder_of(run: str | Path) -> Path:
 def save_pair(folder: Path, pair: Pair) -> None:
     """Write the weights and buffers to `pair.pt`."""
     partial = folder / f".{WEIGHTS}.tmp"
-    torch.save({name: value.cpu() for name, value in pair.state_dict().items()}, partial)
-    partial.replace(folder / WEIGHTS)
+    content = io.BytesIO()
+    torch.save({name: value.cpu() for name, value in pair.state_dict().items()}, content)
+    try:
+        partial.write_bytes(content.getvalue())
+        partial.replace(folder / WEIGHTS)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_run(folder: str | Path, data_root: str | None = None) -> LoadedRun:

@@ -3,7 +3,12 @@
 from numbers import Integral
 from typing import Any
 
-__all__ = ["check_seed"]
+import torch
+
+__all__ = ["check_seed", "fresh_seed", "spread_seed"]
+
+_STRIDE = 0x9E3779B97F4A7C15
+"""Between the seeds of two streams: 2^64 over the golden ratio, so that neighbouring seeds of users do not meet it."""
 
 
 def check_seed(name: str, seed: Any) -> None:
@@ -18,3 +23,13 @@ def check_seed(name: str, seed: Any) -> None:
     """
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not -(2**63) <= int(seed) < 2**64:
         raise ValueError(f"{name}: got {seed!r}, expected a whole number from -2^63 to 2^64 - 1; 0, say")
+
+
+def spread_seed(seed: int, index: int) -> int:
+    """The seed of one of several streams of a run; that of index 0 is the run's."""
+    return (seed + index * _STRIDE) % 2**63 if index else seed
+
+
+def fresh_seed() -> int:
+    """A seed from torch's global stream."""
+    return int(torch.randint(2**63 - 1, ()))

@@ -33,8 +33,13 @@ class Validation:
 
     def measure(self, svi: SVI) -> float:
         """Nats per datum with the weights as they are; keeps the weights where none were better."""
-        with undisturbed(svi.pair, self.seed):
-            bounds = [svi.objective.bound(svi.model, svi.guide, *batch) for batch in self.batches]
+        with undisturbed(svi.pair, None):
+            bounds = svi.ranks.map(
+                lambda batch: svi.objective.bound(svi.model, svi.guide, *batch),
+                self.batches,
+                self.seed,
+                svi.pair.reference().device,
+            )
         bound = torch.cat(bounds).mean().item()
         self.waited += 1
         if bound > self.best:

@@ -20,6 +20,7 @@ import pytest
 
 from ppl_vae import cli, comparison, training
 
+SAYS_WHAT = re.compile(r"\b[Gg]ot\b|Given value|argument|not exist|not a file|can't be|is not a run|Problems parsing")
 LOG = os.environ.get("PPL_VAE_FUZZ_LOG")
 SECONDS = 20
 
@@ -128,15 +129,16 @@ def problems(case: Case, got: Outcome) -> list[str]:
     if got.status != 2:
         return [f"ended with {got.status}"]
     text = got.message.strip()
-    starts = [m.end() for m in re.finditer(r"^(?:\S+: )?error: *", text, re.M)]
-    is_one = len(starts) == 1 and (text.startswith("usage:") or not text[: starts[0]].count("\n"))
+    starts = [m.end() for m in re.finditer(r"^ppl-vae: error: ", text, re.M)]
     # A run that has begun keeps what it has when it fails.
     has_begun = "expected a finite number; " in text
     # What is too much for memory is known when it is tried.
     may_be_late = "error: not enough memory" in text
     checks = {
-        f"not one message: {text!r}": is_one and bool(text[starts[0] :].strip()),
-        f"a message of several lines: {text!r}": text.startswith("usage:") or "\n" not in text,
+        f"not one message of one line: {text!r}": len(starts) == 1 and "\n" not in text,
+        f"doesn't say what was got: {text!r}": re.search(SAYS_WHAT, text) is not None,
+        # Messages end with "; do this".
+        f"doesn't say what to do: {text!r}": "; " in text,
         "a traceback in the message": "Traceback" not in text,
         # It is to run what the file holds.
         f"hands on torch's advice: {text[:300]!r}": "\x1b" not in text and "weights_only" not in text,

@@ -5,7 +5,7 @@ out of it. That is no signature: it tells damage, not who wrote the file. What a
 it is read: no code of it is run.
 """
 
-from ppl_vae.checkpoints.folder import Checkpoints, read
+from ppl_vae.checkpoints.folder import DISK_FULL, Checkpoints, read
 from ppl_vae.checkpoints.packing import CheckpointError
 
-__all__ = ["CheckpointError", "Checkpoints", "read"]
+__all__ = ["DISK_FULL", "CheckpointError", "Checkpoints", "read"]

@@ -9,10 +9,11 @@ from typing import Any
 from ppl_vae.checkpoints.files import Sink, digest_of, write
 from ppl_vae.checkpoints.packing import CheckpointError, packed, unpacked
 
-__all__ = ["Checkpoints", "read"]
+__all__ = ["DISK_FULL", "Checkpoints", "read"]
 
 _NAME = re.compile(r"step-([0-9]{9,})-([0-9a-f]{16})\.pt")
-_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows knows no quota
+DISK_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+"""Numbers of the errors of a disk, or a quota (Windows knows none), without room."""
 
 
 class Checkpoints:
@@ -94,7 +95,7 @@ class Checkpoints:
         good = _newest_good(self.folder)
         intact = f"{good} is intact" if good else "no earlier checkpoint is there"
         expected, advice = "a folder that can be written", "check its permissions"
-        if error.errno in _FULL:
+        if error.errno in DISK_FULL:
             expected, advice = f"room for a file of {needed} bytes", "free some space"
         return (
             f"checkpoint: step {step} was not saved: got '{error.strerror}' in {self.folder}, expected {expected}; "

@@ -1,17 +1,21 @@
 """The command line: `ppl-vae compare | train | evaluate | sample | reconstruct | manifold | list`."""
 
+import argparse
 import functools
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
 import jsonargparse
 
+from ppl_vae.checkpoints import DISK_FULL
 from ppl_vae.cli.compare import compare
 from ppl_vae.cli.inspection import evaluate, list_names, manifold, reconstruct, sample
 from ppl_vae.cli.train import train
 from ppl_vae.nonfinite import NonFiniteError
+from ppl_vae.parallel import leave
 from ppl_vae.runs import CONFIG, folder_of
 from ppl_vae.signals import Stopped
 from ppl_vae.specs import is_out_of_memory
@@ -34,26 +38,40 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         _parsed(words)()
+        leave()
     except OSError as error:
-        _refuse(f"{error}; check the path and its permissions" if error.filename else error)
+        _refuse(_with_advice(error), words)
     except (ValueError, NonFiniteError) as error:
-        _refuse(error)
+        _refuse(error, words)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        _refuse(f"not enough memory ({reason}); use a smaller pair, fewer particles or fewer data: got {_said(words)}")
+        _refuse(
+            f"not enough memory ({reason}); use a smaller pair, fewer particles or fewer data: got {_said(words)}",
+            words,
+        )
     except Stopped as stopped:
         print(f"ppl-vae: {stopped}; go on with ppl-vae train --resume and the run's folder", file=sys.stderr)
         sys.exit(128 + stopped.number)
     except KeyboardInterrupt:
-        print("ppl-vae: interrupted; nothing was written", file=sys.stderr)
+        print("ppl-vae: interrupted; a run with checkpoints goes on with ppl-vae train --resume", file=sys.stderr)
         sys.exit(130)
 
 
-def _refuse(message: object) -> NoReturn:
-    print(f"ppl-vae: error: {' '.join(str(message).splitlines())}", file=sys.stderr)
+def _refuse(error: object, words: Sequence[str]) -> NoReturn:
+    """End with one line that says, if nothing else, where to read on."""
+    message = " ".join(line.strip() for line in str(error).splitlines())
+    advice = "" if "; " in message else f"; see ppl-vae{_command(words)} --help"
+    print(f"ppl-vae: error: {message.rstrip('.')}{advice}", file=sys.stderr)
     sys.exit(2)
+
+
+def _with_advice(error: OSError) -> str:
+    if error.errno in DISK_FULL:
+        advice = "free some space; a run goes on with ppl-vae train --resume and its folder"
+        return f"got '{error.strerror}', expected room for results; {advice}"
+    return f"{error}; check the path and its permissions" if error.filename else str(error)
 
 
 def _said(words: Sequence[str]) -> str:
@@ -79,7 +97,9 @@ def _parsed(words: Sequence[str]) -> Callable[[], None]:
 
     commands: dict[str, Any] = {name: kept(command) for name, command in COMMANDS.items()}
     try:
-        jsonargparse.auto_cli(commands, args=_options(words), as_positional=True)
+        jsonargparse.auto_cli(commands, args=_options(words), as_positional=True, exit_on_error=False)
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from error
     except (AttributeError, TypeError, OverflowError, RecursionError, UnicodeDecodeError) as error:
         # The parser takes some values in a configuration for what they are not; no command has run yet.
         raise ValueError(
@@ -106,8 +126,19 @@ def _with_config(words: list[str]) -> list[str]:
         if name == "--resume" and (equals or words[index + 1 :]):
             config = folder_of(value if equals else words[index + 1]) / CONFIG
             if config.is_file():  # if not, `train` says so
+                _check_whole(config)
                 return ["train", f"--config={config}", *words[1:]]
     return words
+
+
+def _check_whole(config: Path) -> None:
+    """Refuse settings that end too early: what is missing would be the default, and the run another one."""
+    end = config.read_bytes()[-4:]
+    if end != b"...\n":
+        raise ValueError(
+            f"resume: {config} is damaged: got an end of {end!r}, expected a last line of three points behind all "
+            "settings of the run; mend it"
+        )
 
 
 def _options(argv: Sequence[str]) -> list[str]:
@@ -126,3 +157,8 @@ def _options(argv: Sequence[str]) -> list[str]:
         else:
             result.append(name + equals + value)
     return result
+
+
+def _command(words: Sequence[str]) -> str:
+    """The command among the words, with a space before it; nothing where there is none."""
+    return next((f" {word}" for word in words if word in COMMANDS), "")

@@ -100,6 +100,8 @@ def train(
             runs.check_free(out, overwrite)
         dataset = load_data(data, binarisation, data_root, data_seed)
         config |= {"pair": pair or default_pairs(dataset)[0], "binarisation": dataset.binarisation}
+        if Path(data).is_file():
+            config["data"] = str(Path(data).resolve())
         config["data_root"] = data_root and str(Path(data_root).resolve())
         bound, held_out = specs.make_objective(objective), None
         dataset = dataset.subset(num_test=num_test)
@@ -138,13 +140,11 @@ def train(
                     progress=progress,
                     on_record=on_record,
                 )
-            ranks = Ranks()
-            ranks.gather(None)  # none leaves before all have ended
-            if not ranks.is_first:
-                return
-            folder.finish(history)
             test = dataset.test_batch().to(trained.reference().device)
             reached = evaluation.evaluate(trained, test, objective=bound, num_particles=num_particles, seed=seed)
+            if not Ranks().is_first:
+                return
+            folder.finish(history)
             result = {"data": dataset.describe(), "evaluation": reached.as_dict(), "history": history.as_dict()}
             runs.save_pair(folder.path, trained)
             report.learning_curves({objective: history.curve}, folder.path / "learning_curve.png")

@@ -1,6 +1,6 @@
-"""Run a pair over any amount of data and particles, in chunks that fit into memory and caches."""
+"""Run a pair over any amount of data and particles, in chunks that fit into memory and caches, by all processes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +9,6 @@ from typing import Any, Generic, TypeVar
 import pyro
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ppl_vae import terms
 from ppl_vae.checks import check_batch
@@ -17,12 +16,15 @@ from ppl_vae.denormals import flush_denormals
 from ppl_vae.evaluation.memory import ChunkSize, Cost, plan
 from ppl_vae.heap import keep_freed_memory
 from ppl_vae.pair import Pair
+from ppl_vae.parallel import Ranks
 from ppl_vae.quiet import private_stream, undisturbed
+from ppl_vae.seeds import fresh_seed
 from ppl_vae.terms import NotPerDatumError, Terms
 
 __all__ = ["Chunks", "Settings", "Step", "chunked"]
 
 S = TypeVar("S")
+R = TypeVar("R")
 Step = Callable[[S | None, Terms], S]
 Batch = tuple[Any, ...]
 
@@ -78,34 +80,40 @@ class Settings:
 
 @dataclass(frozen=True)
 class Chunks(Generic[S]):
-    """The chunks of a batch: iterate over its parts, `fold` the particles of each.
+    """The chunks of a batch: `map` a function over its parts, `fold` the particles of each.
 
     Args:
         draw: `draw(part, num_particles)` -> terms.
-        batch: all data, N rows.
+        parts: of the data.
         num_particles: K of each datum.
         step: adds the terms of some particles to the state of a part (None before the first).
-        size: data and particles of a chunk.
+        most: particles of a chunk.
+        seed: of the noise: each part has a stream of its own.
+        device: of the data.
+        ranks: the processes that share the parts.
         progress: show a progress bar.
     """
 
     draw: Callable[[Batch, int], Terms]
-    batch: Batch
+    parts: Sequence[Batch]
     num_particles: int
     step: Step[S]
-    size: ChunkSize
+    most: int
+    seed: int
+    device: torch.device
+    ranks: Ranks
     progress: bool
 
-    def __iter__(self) -> Iterator[Batch]:
-        parts = _parts(self.batch, self.size.rows)
-        yield from tqdm(parts, disable=not self.progress, unit="chunk")
+    def map(self, function: Callable[[Batch], R]) -> list[R]:
+        """What the function gives for each part, in their order, on every process; each does its share."""
+        return self.ranks.map(function, self.parts, self.seed, self.device, self.progress)
 
     def fold(self, part: Batch) -> S:
         """The state of one part of the batch after all K particles."""
         state, left = None, self.num_particles
         while left > 0:
-            state = self.step(state, self.draw(part, min(left, self.size.particles)))
-            left -= self.size.particles
+            state = self.step(state, self.draw(part, min(left, self.most)))
+            left -= self.most
         assert state is not None
         return state
 
@@ -116,7 +124,7 @@ def chunked(
 ) -> Iterator[Chunks[S]]:
     """Check a batch, choose the chunk size by measurement, and set up the run: use it as `with`.
 
-    Inside: no gradient, eval mode, the random stream of the seed, and no validation. Supports and
+    Inside: no gradient, eval mode, random streams of the seed, and no validation. Supports and
     parameters have been validated by then, in a pass of one particle over all data. Denormal floats
     are flushed to zero, in this process from here on, as `fit` does: `exp(-|logit|)` of a saturated
     Bernoulli underflows, which made its log-probability up to five times slower.
@@ -144,11 +152,15 @@ def chunked(
         with private_stream(0, device):
             cost = Cost.measure(lambda rows, particles: step(None, draw(_first_row(batch, rows), particles)))
         size = settings.size(cost, device, _num_rows(batch), num_particles, split)
+        ranks = Ranks()
         # With one particle the validated pass would be half of the work: validate the run itself.
         if num_particles > 1:
-            _validate(draw, _parts(batch, settings.size(cost, device, _num_rows(batch), 1, split).rows))
+            parts = _parts(batch, settings.size(cost, device, _num_rows(batch), 1, split).rows)
+            _validate(draw, parts[ranks.rank :: ranks.size])
+        seed = ranks.gather(settings.seed if settings.seed is not None else fresh_seed())[0]
+        parts, show = _parts(batch, size.rows), settings.progress
         with pyro.validation_enabled(num_particles == 1):
-            yield Chunks(draw, batch, num_particles, step, size, settings.progress)
+            yield Chunks(draw, parts, num_particles, step, size.particles, seed, device, ranks, show)
 
 
 def require_positive(name: str, value: int) -> None:

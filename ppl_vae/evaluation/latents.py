@@ -78,7 +78,7 @@ def active_units(
         raise ValueError("num_particles: got 1, expected at least 2: the bias is estimated from their spread")
     settings = Settings(memory, batch_size, seed, progress)
     with chunked(pair, batch, num_particles, add_means, settings) as chunks:
-        return activity([spread_of(chunks.fold(part)) for part in chunks], threshold)
+        return activity(chunks.map(lambda part: spread_of(chunks.fold(part))), threshold)
 
 
 def kl_per_site(
@@ -115,7 +115,7 @@ def kl_per_site(
     """
     settings = Settings(memory, batch_size, seed, progress)
     with chunked(pair, batch, num_particles, add_kl, settings) as chunks:
-        parts = [chunks.fold(part) for part in chunks]
+        parts = chunks.map(chunks.fold)
     return {name: torch.cat([p[name] for p in parts]) / num_particles for name in parts[0]}
 
 

@@ -93,7 +93,7 @@ def importance_sampling(
     """
     settings = Settings(memory, batch_size, seed, progress)
     with chunked(pair, batch, num_particles, add_weights, settings) as chunks:
-        log_sums = torch.cat([chunks.fold(part) for part in chunks], dim=1)
+        log_sums = torch.cat(chunks.map(chunks.fold), dim=1)
     return ImportanceSampling.of(log_sums, num_particles)
 
 
@@ -177,7 +177,7 @@ def bound(
         )
     settings, particles = Settings(memory, batch_size, seed, progress), objective.num_particles
     with chunked(pair, batch, particles, add_weights, settings, split=False) as chunks:
-        return torch.cat([objective.bound(pair.model, pair.guide, *part) for part in chunks])
+        return torch.cat(chunks.map(lambda part: objective.bound(pair.model, pair.guide, *part)))
 
 
 def add_weights(log_sums: Tensor | None, terms: Terms) -> Tensor:

@@ -116,7 +116,7 @@ def evaluate(
     start = time.perf_counter()
     settings = Settings(memory, batch_size, seed, progress)
     with chunked(pair, batch, num_particles, _add, settings) as chunks:
-        parts = [_reduced(chunks.fold(part)) for part in chunks]
+        parts = chunks.map(lambda part: _reduced(chunks.fold(part)))
     sampled = ImportanceSampling.of(torch.cat([p.log_sums for p in parts], dim=1), num_particles)
     bounds = None
     if objective is not None:

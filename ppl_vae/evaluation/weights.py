@@ -129,7 +129,8 @@ def weight_diagnostics(
     settings = Settings(memory, batch_size, seed, progress)
     step = partial(add_weight_sums, num_particles=num_particles)
     with chunked(pair, batch, num_particles, step, settings) as chunks:
-        return WeightDiagnostics.join([WeightDiagnostics.of(chunks.fold(part), num_particles) for part in chunks])
+        parts = chunks.map(lambda part: WeightDiagnostics.of(chunks.fold(part), num_particles))
+    return WeightDiagnostics.join(parts)
 
 
 @torch.no_grad()
