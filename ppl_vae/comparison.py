@@ -299,6 +299,8 @@ def _split(data: Data, test: Tensor | Sequence[Tensor] | None) -> tuple[Data, tu
         if test is not None:
             raise ValueError("test: got test data beside a data set, which has its own; pass data.train instead")
         return data, (data.test_batch(),), data.describe()
+    if not isinstance(data, Tensor | tuple | list):
+        raise ValueError(f"data: got {type(data).__name__}, expected tensors or a Dataset; load_folder makes one")
     train = _tensors(data)
     if test is None:
         kept = max(1, len(train[0]) // 10)

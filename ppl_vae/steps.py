@@ -3,18 +3,19 @@
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from ppl_vae.capture import WARM_UP, Capture, cuda_graph, make_capturable, on_side_stream
-from ppl_vae.data import Minibatches
+from ppl_vae.data import LoadedMinibatches, Minibatches
 from ppl_vae.nonfinite import NonFiniteError
 from ppl_vae.svi import SVI
 
 __all__ = ["CapturedSteps", "Steps"]
 
+B = TypeVar("B", bound=Minibatches | LoadedMinibatches)
 Rate = Callable[[int], float]
 
 BURST = 10
@@ -28,7 +29,7 @@ def never() -> bool:
     return False
 
 
-class Steps:
+class Steps(Generic[B]):
     """Takes steps on minibatches, one after the other.
 
     Args:
@@ -44,13 +45,13 @@ class Steps:
     def __init__(
         self,
         svi: SVI,
-        batches: Minibatches,
+        batches: B,
         schedule: Rate | None = None,
         after: Callable[[], None] | None = None,
     ) -> None:
         self.svi, self.batches, self.schedule, self.after = svi, batches, schedule, after
         self.rates = [float(group["lr"]) for group in svi.optim.param_groups]
-        self.total = torch.zeros((), device=batches.tensors[0].device)
+        self.total = torch.zeros((), device=batches.device)
         self._rows: tuple[Tensor, ...] = ()
         self._explained = 0
         svi.on_skip = self._warn
@@ -141,7 +142,7 @@ class Steps:
         return f"Rows of the batch: {last}" + (f"; of the one before: {before[0]}." if before else ".")
 
 
-class CapturedSteps(Steps):
+class CapturedSteps(Steps[Minibatches]):
     """The same steps as a CUDA graph: drawing the batch, the gradient, the optimiser and the sum of the losses.
 
     Several steps are one launch, and nothing waits for the device: learning rates and KL weights of the steps to
@@ -164,7 +165,7 @@ class CapturedSteps(Steps):
         capture: Capture = cuda_graph,
     ) -> None:
         super().__init__(svi, batches, schedule, after)
-        device = batches.tensors[0].device
+        device = batches.device
         make_capturable(svi.optim, device)
         self.capture, self.failed, self.warm = capture, False, 0
         self.position, self.slot = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))

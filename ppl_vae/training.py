@@ -2,20 +2,20 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence, Sized
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset as MapStyle
 from tqdm import tqdm
 
 from ppl_vae.averages import WeightAverage
 from ppl_vae.checkpoints import Checkpoints, read
 from ppl_vae.checks import check_batch
-from ppl_vae.data import Dataset, Minibatches
+from ppl_vae.data import Dataset, LoadedMinibatches, Minibatches
 from ppl_vae.denormals import flush_denormals
 from ppl_vae.heap import keep_freed_memory
 from ppl_vae.loop import Loop, Saver
@@ -32,7 +32,7 @@ from ppl_vae.validation import Validation
 
 __all__ = ["Compile", "Data", "History", "OnNonFinite", "Record", "fit", "resolve_device", "steps_of"]
 
-Data = Dataset | Tensor | Sequence[Tensor]
+Data = Dataset[Any] | Tensor | Sequence[Tensor] | MapStyle[Any]
 
 COMPILE_FROM, CAPTURE_FROM = 10_000, 100
 """Steps of a run from which compiling pays on a CPU (5 to 20 seconds), and capturing on CUDA (about one)."""
@@ -58,6 +58,7 @@ def fit(
     compile: Compile = "auto",
     precision: Precision = "float32",
     deterministic: bool = False,
+    num_workers: int = 0,
     on_nonfinite: OnNonFinite = "stop",
     checkpoints: str | Path | None = None,
     checkpoint_every: int | None = None,
@@ -68,11 +69,11 @@ def fit(
 ) -> History:
     """Train a pair in place.
 
-    The data lives as tensors on the training device; each pass is shuffled anew and its incomplete
-    last batch dropped. Minibatches and noise follow `seed` alone, and the global random state is
-    left as it was: the same call on equal weights gives equal weights. Denormal numbers are flushed
-    to zero from here on, in this process (normalised importance weights underflow to denormals, which
-    make a step several times slower), and memory that a step frees stays with the process (up to 512 MiB).
+    Data in memory live as tensors on the training device; data on disk are read batch by batch. Each pass is shuffled
+    anew and its incomplete last batch dropped. Minibatches and noise follow `seed` alone, and the global random state
+    is left as it was: the same call on equal weights gives equal weights. Denormal numbers are flushed to zero from
+    here on, in this process (normalised importance weights underflow to denormals, which make a step several times
+    slower), and memory that a step frees stays with the process (up to 512 MiB).
 
     Where `torch.distributed` is initialised (see `torchrun`), each process takes its part of every batch, with noise of
     its own, and the gradients are added up: what one process does with the whole batch. The first one writes.
@@ -83,8 +84,9 @@ def fit(
 
     Args:
         pair: the model and the guide; moved to the device.
-        data: a data set (its training part, binarised as it says), a tensor of N rows, or several
-            tensors of N rows each, one for each argument of the programs.
+        data: a data set (its training part, binarised as it says), a tensor of N rows, several tensors of N rows
+            each, one for each argument of the programs; or, where they don't fit into memory, `data.load_folder(...)`
+            or any map-style data set of torch (of Hugging Face, torchvision, your own): see `LoadedMinibatches`.
         objective: `Trace_ELBO()` by default.
         steps: how many gradient steps; see `steps_of` for passes over the data.
         batch_size: B.
@@ -104,6 +106,7 @@ def fit(
         precision: "bf16" computes products and convolutions in bfloat16, and all else, log-probabilities above all,
             in float32.
         deterministic: refuse operations that are not deterministic (on CUDA; on a CPU all are).
+        num_workers: processes that read data on disk ahead; 0 reads in this one.
         on_nonfinite: "stop" or "skip", as for `SVI`.
         checkpoints: a folder for them; the newest three are kept.
         checkpoint_every: steps; by default by the clock, so that they take under one percent of the time.
@@ -135,7 +138,7 @@ def fit(
     place, ranks = resolve_device(device), Ranks()
     pair.to(place)
     ranks.share(pair)
-    batches = _minibatches(pair, data, batch_size * accumulate, seed, place, (ranks.rank, ranks.size))
+    batches = _minibatches(pair, data, batch_size * accumulate, seed, place, (ranks.rank, ranks.size), num_workers)
     validation = _validation(pair, valid, batch_size, seed, place, patience)
     optim = optim or torch.optim.Adam(pair.parameters(), lr=learning_rate, fused=True)
     how = _resolve_compile(compile, steps, place, ranks)
@@ -145,15 +148,19 @@ def fit(
     history = History(compile=how, device=str(place))
     average = None if ema is None else WeightAverage(pair, ema)
     captured = place.type == "cuda" and how != "off"
-    several = partial(CapturedSteps, longest=every(steps)) if captured else Steps
     with (
         private_stream(ranks.seed(seed), place),
         reduced_precision(pair, precision),
         _determinism(deterministic),
+        closing(batches),
         tqdm(total=steps, disable=not (progress and ranks.is_first), unit="step", mininterval=0.5) as bar,
     ):
         pair.train()
-        taken = several(svi, batches, schedule, average and average.update)
+        after = average and average.update
+        if captured and isinstance(batches, Minibatches):
+            taken: Steps[Any] = CapturedSteps(svi, batches, schedule, after, longest=every(steps))
+        else:
+            taken = Steps(svi, batches, schedule, after)
         loop = Loop(taken, steps, settings, history, bar, validation, average, saver, on_step, on_record)
         if state is not None:
             loop.load_state_dict(state)
@@ -163,8 +170,8 @@ def fit(
 
 def steps_of(passes: float, data: Data, batch_size: int) -> int:
     """How many steps make so many passes over the data."""
-    rows = len(data.train) if isinstance(data, Dataset) else len(data if isinstance(data, Tensor) else data[0])
-    return round(passes * (rows // batch_size))
+    rows = data.train if isinstance(data, Dataset) else data[0] if isinstance(data, tuple | list) else data
+    return round(passes * (len(cast(Sized, rows)) // batch_size))
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -204,16 +211,26 @@ def _resolve_compile(compile: Compile, steps: int, place: torch.device, ranks: R
 
 
 def _minibatches(
-    pair: Pair, data: Data, batch_size: int, seed: int, place: torch.device, part: tuple[int, int]
-) -> Minibatches:
-    if isinstance(data, Dataset):
-        data = data.to(place)
-        check_batch(pair, data.train)
-        return Minibatches((data.train,), batch_size, seed, data.draw, part)
-    tensors = (data,) if isinstance(data, Tensor) else tuple(data)
-    tensors = tuple(t.to(place) for t in tensors)
+    pair: Pair, data: Data, batch_size: int, seed: int, place: torch.device, part: tuple[int, int], num_workers: int
+) -> Minibatches | LoadedMinibatches:
+    draw = data.draw if isinstance(data, Dataset) else None
+    rows = data.train if isinstance(data, Dataset) else data
+    if not isinstance(rows, Tensor | tuple | list):
+        return _loaded(pair, LoadedMinibatches(rows, batch_size, seed, draw, part, device=place, workers=num_workers))
+    if num_workers:
+        raise ValueError(f"num_workers: got {num_workers} for data in memory, expected 0; they read data on disk")
+    tensors = tuple(t.to(place) for t in ((rows,) if isinstance(rows, Tensor) else rows))
     check_batch(pair, *tensors)
-    return Minibatches(tensors, batch_size, seed, part=part)
+    return Minibatches(tensors, batch_size, seed, draw, part)
+
+
+def _loaded(pair: Pair, batches: LoadedMinibatches) -> LoadedMinibatches:
+    """The batches, of which the first has been checked."""
+    start = batches.state_dict()
+    with private_stream(0, batches.device), closing(batches):
+        check_batch(pair, *batches.next())
+    batches.load_state_dict(start)
+    return batches
 
 
 def _saver(

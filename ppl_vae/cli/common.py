@@ -1,6 +1,7 @@
 """What the commands share: data and pairs by name, and how a likelihood is said."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from ppl_vae.seeds import check_seed
 __all__ = [
     "Maker",
     "about",
+    "absolute",
     "check_evaluation",
     "check_steps",
     "default_pairs",
@@ -23,8 +25,13 @@ __all__ = [
 ]
 
 
-def load_data(name: str, binarisation: Binarisation | None, root: str | None, seed: int) -> Dataset:
-    """The data set of a name or a file."""
+def absolute(name: str) -> str:
+    """The name of a data set, or the absolute path of a file or folder: valid wherever a run is taken up again."""
+    return name if name in data.names() else str(Path(name).resolve())
+
+
+def load_data(name: str, binarisation: Binarisation | None, root: str | None, seed: int) -> Dataset[Any]:
+    """The data set of a name, a file or a folder."""
     check_seed("data_seed", seed)
     return data.load(name, binarisation=binarisation, root=root, seed=seed)
 
@@ -49,11 +56,11 @@ def check_steps(steps: int) -> None:
         raise ValueError(f"steps: got {steps}, expected at least 1")
 
 
-def default_pairs(dataset: Dataset) -> list[str]:
+def default_pairs(dataset: Dataset[Any]) -> list[str]:
     """One- and two-layer pairs: Burda et al.'s sizes, smaller ones for small images."""
     likelihood = f', likelihood="discretised-logistic", levels={dataset.levels}'
     tail = "" if dataset.binarisation != "none" else likelihood
-    if dataset.train[0].numel() <= 100:
+    if dataset.shape.numel() <= 100:
         return [
             f"VAE(latent_dim=20, hidden=(100, 100){tail})",
             f"HierarchicalVAE(latent_dims=(20, 10), hidden=((100, 100), (50, 50)){tail})",
@@ -80,7 +87,7 @@ class Maker:
         return pair
 
 
-def maker(text: str, dataset: Dataset) -> Maker:
+def maker(text: str, dataset: Dataset[Any]) -> Maker:
     """A maker of the pair of a text, which is refused here if it is wrong."""
     specs.pair_factory(text)
     return Maker(text, dataset.shape, dataset.pixel_means)
@@ -95,7 +102,7 @@ def print_evaluation(reached: evaluation.Evaluation) -> None:
         print(f"{site}: {units.count} of {units.total} units active, KL {reached.kl[site]:.2f} nats")
 
 
-def about(dataset: Dataset, num_particles: int, reached: Any) -> str:
+def about(dataset: Dataset[Any], num_particles: int, reached: Any) -> str:
     """What the likelihood is of: data, binarisation, estimator."""
     note = f"; {dataset.note}" if dataset.note else ""
     return (

@@ -91,5 +91,5 @@ def _workers(workers: int | None, dataset: Dataset, device: str) -> int:
     """All cores for small data on a CPU: one run keeps one core busy. Large data are not copied to processes."""
     if workers is not None:
         return workers
-    is_small = dataset.train.numel() <= 10_000_000
+    is_small = dataset.train.shape.numel() <= 10_000_000
     return torch.get_num_threads() if is_small and training.resolve_device(device).type == "cpu" else 1

@@ -10,7 +10,16 @@ import torch
 import yaml
 
 from ppl_vae import evaluation, rates, report, runs, specs, training
-from ppl_vae.cli.common import about, check_evaluation, check_steps, default_pairs, load_data, maker, print_evaluation
+from ppl_vae.cli.common import (
+    about,
+    absolute,
+    check_evaluation,
+    check_steps,
+    default_pairs,
+    load_data,
+    maker,
+    print_evaluation,
+)
 from ppl_vae.data import Binarisation
 from ppl_vae.pair import Pair
 from ppl_vae.parallel import Ranks, started_by_torchrun
@@ -20,7 +29,17 @@ from ppl_vae.training import Compile, OnNonFinite, Record
 
 __all__ = ["train"]
 
-MAY_DIFFER = ("data_root", "device", "num_particles", "num_test", "out", "overwrite", "progress", "resume")
+MAY_DIFFER = (
+    "data_root",
+    "device",
+    "num_particles",
+    "num_test",
+    "num_workers",
+    "out",
+    "overwrite",
+    "progress",
+    "resume",
+)
 """Settings with which a run may be taken up again other than those that it began with."""
 
 
@@ -47,6 +66,7 @@ def train(
     compile: Compile = "auto",
     precision: Precision = "float32",
     deterministic: bool = False,
+    num_workers: int = 0,
     on_nonfinite: OnNonFinite = "stop",
     checkpoint_every: int | None = None,
     tensorboard: bool = False,
@@ -64,7 +84,8 @@ def train(
     Args:
         pair: a pair, `VAE(latent_dim=2)` or `my_file.py:MyPair`.
         objective: an objective, `elbo`, `iwae:50` or `RenyiELBO(alpha=0.5, num_particles=5)`.
-        data: digits, mnist, fashion-mnist, omniglot, cifar10, frey-faces, or a file of arrays.
+        data: digits, mnist, fashion-mnist, omniglot, cifar10, frey-faces; a file of arrays; or a folder of .npy files,
+            train*.npy and test*.npy, of which the first stay on disk.
         data_root: folder of the data sets; the environment variable PPL_VAE_DATA otherwise.
         binarisation: dynamic, static or none; the data set's usual one by default.
         data_seed: of static binarisation and of the test data's one draw.
@@ -84,6 +105,7 @@ def train(
         compile: auto, off, inductor or (on CUDA) cudagraph.
         precision: float32, or bf16 for the products of the networks.
         deterministic: refuse operations that are not deterministic.
+        num_workers: processes that read data on disk ahead.
         on_nonfinite: stop or skip, at a loss or gradient that is NaN or infinite.
         checkpoint_every: steps; by default by the clock, in under one percent of the time.
         tensorboard: write the learning curve for TensorBoard too.
@@ -100,8 +122,7 @@ def train(
             runs.check_free(out, overwrite)
         dataset = load_data(data, binarisation, data_root, data_seed)
         config |= {"pair": pair or default_pairs(dataset)[0], "binarisation": dataset.binarisation}
-        if Path(data).is_file():
-            config["data"] = str(Path(data).resolve())
+        config["data"] = absolute(data)
         config["data_root"] = data_root and str(Path(data_root).resolve())
         bound, held_out = specs.make_objective(objective), None
         dataset = dataset.subset(num_test=num_test)
@@ -133,6 +154,7 @@ def train(
                     compile=compile,
                     precision=precision,
                     deterministic=deterministic,
+                    num_workers=num_workers,
                     on_nonfinite=on_nonfinite,
                     checkpoints=folder.checkpoints,
                     checkpoint_every=checkpoint_every,
@@ -164,7 +186,7 @@ def _folder(config: dict[str, Any], resume: str | None, pair: Pair) -> Iterator[
         yield RunFolder(path)
         return
     with _opened(path, config, resume is not None) as folder:
-        _check_space(path, pair)
+        _check_space(path, pair, 3 + (config["ema"] is not None) + bool(config["valid"]))
         report.write_json(report.environment(training.resolve_device(config["device"])), path / "environment.json")
         ranks.gather(None)
         yield folder
@@ -190,14 +212,19 @@ def _point(resume: str | None) -> bool | str:
     return resume if resume is not None and Path(resume).suffix == ".pt" else resume is not None
 
 
-def _check_space(folder: Path, pair: Pair) -> None:
+def _check_space(folder: Path, pair: Pair, copies: int) -> None:
     """Refuse a disk that has no room for the run's checkpoints, before the first step.
 
+    Args:
+        folder: of the run.
+        pair: whose weights they hold.
+        copies: how often: with Adam's two moments, and an average and the best weights where wanted.
+
     Raises:
-        ValueError: less is free than four of them (three are kept while a new one is written), with Adam's two moments.
+        ValueError: less is free than four of them (three are kept while a new one is written).
     """
     weights = sum(t.numel() * t.element_size() for t in pair.state_dict().values())
-    needed, free = 4 * 3 * weights, shutil.disk_usage(folder).free
+    needed, free = 4 * copies * weights, shutil.disk_usage(folder).free
     if free < needed:
         raise ValueError(
             f"out: got {free / 1e6:.0f} MB free at {folder}, expected at least {needed / 1e6:.0f} MB for checkpoints; "

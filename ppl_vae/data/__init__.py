@@ -1,4 +1,4 @@
-"""Data sets, their binarisation, and minibatches on the device.
+"""Data sets, in memory or on disk, their binarisation, and minibatches on the device.
 
 >>> data = load("digits")
 >>> batches = Minibatches((data.train,), batch_size=20, seed=0, transform=data.draw)
@@ -8,18 +8,23 @@ torch.Size([20, 1, 8, 8])
 
 from ppl_vae.data.dataset import Binarisation, DataError, Dataset, binarise
 from ppl_vae.data.loaders import default_root, load, names
-from ppl_vae.data.local import from_tensor, load_file
+from ppl_vae.data.loading import LoadedMinibatches
+from ppl_vae.data.local import from_tensor, load_file, load_folder
 from ppl_vae.data.minibatch import Minibatches
+from ppl_vae.data.stored import Stored
 
 __all__ = [
     "Binarisation",
     "DataError",
     "Dataset",
+    "LoadedMinibatches",
     "Minibatches",
+    "Stored",
     "binarise",
     "default_root",
     "from_tensor",
     "load",
     "load_file",
+    "load_folder",
     "names",
 ]

@@ -2,10 +2,19 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, get_args
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeVar  # with defaults; torch needs it too
+
+if TYPE_CHECKING:  # files on disk are read below this
+    from ppl_vae.data.stored import Stored
+
+Train = TypeVar("Train", bound="Tensor | Stored", default=Tensor)
+
+MEAN_ROWS = 10_000
+"""Rows of data on disk that `pixel_means` goes by."""
 
 Binarisation = Literal["dynamic", "static", "none"]
 
@@ -15,7 +24,7 @@ class DataError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Dataset:
+class Dataset(Generic[Train]):
     """Training and test data of one event shape, with the facts that a reported number depends on.
 
     A likelihood in nats means nothing without its binarisation: on the same MNIST images the choices below
@@ -28,7 +37,8 @@ class Dataset:
 
     Args:
         name: what the data are called in tables.
-        train: training data, (N, *shape) float32 in [0, 1]; an image is (C, H, W).
+        train: training data, (N, *shape) float32 in [0, 1]; an image is (C, H, W). Or `Stored`: read from disk
+            during training, and checked then; its methods below touch no more rows than they must.
         test: test data, (M, *shape) float32 in [0, 1].
         train_labels: classes of the training data, (N,) int64, or None.
         test_labels: classes of the test data, (M,) int64, or None.
@@ -53,7 +63,7 @@ class Dataset:
     """
 
     name: str
-    train: Tensor
+    train: Train
     test: Tensor
     train_labels: Tensor | None = None
     test_labels: Tensor | None = None
@@ -65,7 +75,10 @@ class Dataset:
     def __post_init__(self) -> None:
         check_binarisation(self.binarisation)
         for part, x, labels in self._parts():
-            _check_values(f"{self.name}: {part}", x, binary=self.binarisation == "static")
+            if isinstance(x, Tensor):
+                _check_values(f"{self.name}: {part}", x, binary=self.binarisation == "static")
+            elif self.binarisation == "static" and x.dtype != bool:
+                raise _no_static(self.name, x)
             _check_labels(f"{self.name}: {part}_labels", labels, len(x))
         if self.train.shape[1:] != self.test.shape[1:]:
             raise DataError(
@@ -76,7 +89,7 @@ class Dataset:
     def __repr__(self) -> str:
         return f"Dataset({', '.join(f'{key}={value!r}' for key, value in self.describe().items())})"
 
-    def _parts(self) -> tuple[tuple[str, Tensor, Tensor | None], ...]:
+    def _parts(self) -> "tuple[tuple[str, Tensor | Stored, Tensor | None], ...]":
         return ("train", self.train, self.train_labels), ("test", self.test, self.test_labels)
 
     @property
@@ -86,18 +99,26 @@ class Dataset:
 
     @property
     def pixel_means(self) -> Tensor:
-        """Mean over the training data, of the event shape: its logits start a Bernoulli decoder's bias."""
-        return self.train.mean(0)
+        """Mean over the training data, of the event shape: its logits start a Bernoulli decoder's bias.
+
+        Of data on disk: over the first 10,000.
+        """
+        if isinstance(self.train, Tensor):
+            return self.train.mean(0)
+        starts = range(0, min(MEAN_ROWS, len(self.train)), 100)
+        parts = [self.train[i : min(i + 100, MEAN_ROWS)] for i in starts]
+        total = torch.stack([x.rows(range(len(x))).sum(0, dtype=torch.float64) for x in parts]).sum(0)
+        return (total / min(MEAN_ROWS, len(self.train))).float()
 
     def to(self, device: torch.device | str) -> Self:
-        """The same data on `device`."""
+        """The same data on `device`; what is on disk stays there."""
 
         def move(x: Tensor | None) -> Tensor | None:
             return None if x is None else x.to(device)
 
         return replace(
             self,
-            train=self.train.to(device),
+            train=self.train.to(device) if isinstance(self.train, Tensor) else self.train,
             test=self.test.to(device),
             train_labels=move(self.train_labels),
             test_labels=move(self.test_labels),
@@ -152,6 +173,8 @@ class Dataset:
         if number < 1 or left < 1:
             raise DataError(f"{self.name}: got {number} data to hold out; expected 1 to {len(self.train) - 1}")
         held_out = self.train[left:]
+        if not isinstance(held_out, Tensor):
+            held_out = held_out.rows(range(number))
         if self.binarisation == "dynamic":
             held_out = _bernoulli(held_out, _generator(self.seed)).to(held_out.device)
         return self.subset(num_train=left), held_out
@@ -170,7 +193,7 @@ class Dataset:
         }
 
 
-def binarise(dataset: Dataset, how: Binarisation, seed: int | None = None) -> Dataset:
+def binarise(dataset: Dataset[Train], how: Binarisation, seed: int | None = None) -> Dataset[Train]:
     """The same grey data under another binarisation.
 
     `"static"` is one Bernoulli draw of test and train from `seed`. It is *not* the fixed binarised MNIST of
@@ -183,7 +206,7 @@ def binarise(dataset: Dataset, how: Binarisation, seed: int | None = None) -> Da
         seed: of the draw; None keeps the data set's own.
 
     Raises:
-        DataError: an unknown `how`, or a data set whose grey values are gone.
+        DataError: an unknown `how`, a data set whose grey values are gone, or "static" of data on disk.
 
     References:
         Larochelle, Murray. The neural autoregressive distribution estimator. AISTATS 2011 (the fixed files).
@@ -199,6 +222,8 @@ def binarise(dataset: Dataset, how: Binarisation, seed: int | None = None) -> Da
         )
     if how != "static":
         return replace(dataset, binarisation=how, seed=seed)
+    if not isinstance(dataset.train, Tensor):
+        raise _no_static(dataset.name, dataset.train)
     generator = _generator(seed)
     test = _bernoulli(dataset.test, generator).to(dataset.test.device)  # before train: equal to test_batch()
     train = _bernoulli(dataset.train, generator).to(dataset.train.device)
@@ -214,6 +239,13 @@ def check_binarisation(how: str) -> None:
             f"got binarisation {how!r}; expected one of {', '.join(map(repr, get_args(Binarisation)))}: "
             "'dynamic' draws every batch anew, 'static' draws once, 'none' keeps the grey values"
         )
+
+
+def _no_static(name: str, train: "Stored") -> DataError:
+    return DataError(
+        f"{name}: got 'static' for {train.dtype} values on disk ({train.paths[0]}); expected 'dynamic', which draws "
+        "every batch anew, or 'none'; for fixed bits store them as bool"
+    )
 
 
 def _generator(seed: int) -> torch.Generator:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from ppl_vae.data.dataset import Binarisation, DataError, Dataset, binarise, check_binarisation
 from ppl_vae.data.download import fetched, install, torchvision_set
 from ppl_vae.data.files import classes, damaged, images, missing, read_idx, read_npz
-from ppl_vae.data.local import SUFFIXES, load_file
+from ppl_vae.data.local import SUFFIXES, load_file, load_folder
 from ppl_vae.data.omniglot import omniglot
 
 
@@ -22,19 +23,20 @@ def load(
     root: str | Path | None = None,
     seed: int = 0,
     download: bool = True,
-) -> Dataset:
-    """A data set by name, or from a file of your own.
+) -> Dataset[Any]:
+    """A data set by name, or from a file or folder of your own.
 
     Args:
-        name: one of `names()`, or the path of a `.npy`, `.npz` or `.pt` file (see `load_file`).
+        name: one of `names()`; or the path of a `.npy`, `.npz` or `.pt` file (see `load_file`), or of a folder whose
+            training data stay on disk (see `load_folder`).
         binarisation: None takes the usual one: "dynamic" for digits, MNIST, Fashion-MNIST and OMNIGLOT,
-            "none" for CIFAR-10, Frey faces and files.
+            "none" for CIFAR-10, Frey faces, files and folders.
         root: folder of the files; None takes the environment variable PPL_VAE_DATA, else `default_root()`.
         seed: of the static binarisation and of the one dynamic draw of the test set.
         download: whether absent files may be fetched into `root`.
 
     Returns:
-        The data on the CPU; images are (C, H, W) float32 in [0, 1].
+        The data on the CPU, or on disk; images are (C, H, W) float32 in [0, 1].
 
     Raises:
         DataError: unknown name or binarisation, missing or damaged files, a download that failed.
@@ -52,10 +54,12 @@ def load(
         dataset = loader(folder, download)
     elif Path(name).suffix in SUFFIXES:
         usual, dataset = "none", load_file(name)
+    elif Path(name).is_dir():
+        usual, dataset = "none", load_folder(name)
     else:
         raise DataError(
             f"got data set {name!r}; expected one of {', '.join(names())}, or the path of a "
-            f"{', '.join(SUFFIXES)} file; check the spelling"
+            f"{', '.join(SUFFIXES)} file or of a folder; check the spelling"
         )
     return binarise(dataset, binarisation or usual, seed)
 

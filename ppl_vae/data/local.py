@@ -1,4 +1,4 @@
-"""Data of your own: tensors, or one file of arrays."""
+"""Data of your own: tensors, one file of arrays, or a folder of files larger than memory."""
 
 import warnings
 from collections.abc import Mapping
@@ -11,8 +11,12 @@ from torch import Tensor
 
 from ppl_vae.data.dataset import DataError, Dataset
 from ppl_vae.data.files import damaged, read_npz, unread
+from ppl_vae.data.stored import Stored, event_shape
 
 SUFFIXES = (".npy", ".npz", ".pt")
+
+MOST_HELD_OUT = 10_000
+"""Rows of data on disk that are held out for testing, and so come into memory, where no test data are given."""
 
 
 def from_tensor(
@@ -98,6 +102,44 @@ def load_file(path: str | Path) -> Dataset:
     )
 
 
+def load_folder(path: str | Path, *, levels: int = 256) -> Dataset[Stored]:
+    """A `Dataset` whose training data stay on disk, for data larger than memory.
+
+    Args:
+        path: a folder with `train.npy` or shards `train-*.npy` (taken in the order of their names), and, if you have
+            them, `test.npy` or `test-*.npy`, which are read into memory. Without test data the last tenth of the
+            rows is held out in order, 10,000 of them at most. Shapes and types are those of `Stored`; other files
+            are left alone.
+        levels: grey levels of the source.
+
+    Raises:
+        DataError: no such folder, no training data, files that `Stored` refuses, values outside [0, 1].
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        raise DataError(f"{path}: got no such folder; expected one with train.npy or train-*.npy; check the path")
+    train, files = Stored(_shards(path, "train")), _shards(path, "test")
+    note = f"read from {len(train.paths):,} file{'s' if len(train.paths) > 1 else ''} during training"
+    if files:
+        test = Stored(files)
+        kept = test.rows(range(len(test)))
+    else:
+        held_out = min(MOST_HELD_OUT, _held_out(path.name, len(train), 0.1))
+        note += f"; tests on the last {held_out:,} of {len(train):,} data"
+        left = len(train) - held_out
+        train, kept = train[:left], train.rows(range(left, len(train)))
+    return Dataset(name=path.resolve().name, train=train, test=kept, levels=levels, note=note)
+
+
+def _shards(folder: Path, part: str) -> list[Path]:
+    whole, shards = folder / f"{part}.npy", sorted(folder.glob(f"{part}-*.npy"))
+    if whole.exists() and shards:
+        raise DataError(f"{folder}: got {whole.name} and {shards[0].name}; expected one or the other; remove one")
+    if part == "train" and not (whole.exists() or shards):
+        raise DataError(f"{folder}: got neither train.npy nor train-*.npy; expected one of them; rename your files")
+    return [whole] if whole.exists() else shards
+
+
 def _read(path: Path) -> Mapping[str, Tensor | np.ndarray]:
     if path.suffix == ".npz":
         return read_npz(path)
@@ -113,19 +155,12 @@ def _read(path: Path) -> Mapping[str, Tensor | np.ndarray]:
 
 def _pixels(what: str, data: Tensor | np.ndarray) -> Tensor:
     x = _tensor(what, data)
-    if x.ndim not in (2, 3, 4):
-        raise DataError(f"{what}: got shape {tuple(x.shape)}; expected (N, D), (N, H, W) or (N, C, H, W); reshape it")
-    if x.ndim == 4 and x.shape[-1] in (1, 3) and x.shape[1] > 4:
-        raise DataError(
-            f"{what}: got shape {tuple(x.shape)}, which looks like (N, H, W, C); expected (N, C, H, W); "
-            "move the channels to the front with x.permute(0, 3, 1, 2)"
-        )
+    event = event_shape(what, x.shape)
     if x.dtype == torch.uint8:
         x = x.float().div_(255)
     elif x.dtype != torch.bool and not x.dtype.is_floating_point:
         raise DataError(f"{what}: got {x.dtype}; expected uint8 0..255, bool, or floats in [0, 1]; convert it")
-    x = x.float().contiguous()
-    return x.unsqueeze(1) if x.ndim == 3 else x
+    return x.float().contiguous().reshape(len(x), *event)
 
 
 def _labels(what: str, labels: Tensor | np.ndarray | None) -> Tensor | None:
