@@ -7,7 +7,7 @@ objective does to its gradients is in the record too); what is compiled is that 
 
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -61,8 +61,13 @@ class Recorded:
         return [sample() for sample in self.samplers]
 
 
-def record(loss: PairLoss, *batch: Tensor) -> Recorded:
+def record(loss: PairLoss, *batch: Tensor, faster: Mapping[Any, Callable[..., Any]] = FASTER) -> Recorded:
     """Record loss and gradients for a batch; only its shapes and dtypes matter.
+
+    Args:
+        loss: of a pair.
+        batch: of the shapes.
+        faster: decompositions; an empty table leaves torch's own operations, which `torch.vmap` knows.
 
     Raises:
         Exception: whatever the tracer refuses: data-dependent control flow, an unknown operation.
@@ -82,7 +87,7 @@ def record(loss: PairLoss, *batch: Tensor) -> Recorded:
     loss.elbo.prepare(loss.model, loss.guide, *batch)
     kl_weight = torch.ones((), device=_place(batch))
     with pyro.validation_enabled(False):
-        graph = make_fx(pure, decomposition_table=FASTER, tracing_mode="fake")(*state.values(), kl_weight, *batch)
+        graph = make_fx(pure, decomposition_table=faster, tracing_mode="fake")(*state.values(), kl_weight, *batch)
     return Recorded(graph, trained, _lift_noise(graph))
 
 
@@ -146,8 +151,10 @@ class CompiledBackward:
         for name, gradient in zip(self._compiled[key][0].trained, gradients, strict=True):
             owner, own_name = self._places[name]
             parameter = owner[own_name]
-            # As autograd does: added to what is there.
-            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+            # As autograd does: added to what is there, in the parameter's layout, which fused optimisers rely on.
+            total = gradient if parameter.grad is None else parameter.grad + gradient
+            same = total.stride() == parameter.stride()
+            parameter.grad = total if same else torch.empty_like(parameter).copy_(total)
         return value
 
     @torch.no_grad()
