@@ -9,14 +9,16 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ppl_vae import nn as networks
 from ppl_vae import objectives, pairs
+from ppl_vae.data import Dataset
 from ppl_vae.objectives import (
     IWAE,
     STL,
@@ -31,7 +33,7 @@ from ppl_vae.objectives import (
 )
 from ppl_vae.pair import Pair
 
-__all__ = ["is_out_of_memory", "make_objective", "objective_names", "pair_factory", "pair_names"]
+__all__ = ["Maker", "is_out_of_memory", "make_objective", "maker", "objective_names", "pair_factory", "pair_names"]
 
 _SHORT: Mapping[str, type[Objective]] = {
     "elbo": Trace_ELBO,
@@ -117,6 +119,28 @@ def pair_factory(text: str) -> Callable[[tuple[int, ...]], Pair]:
             raise ValueError(f"pair {_cut(text)}: {kind}{error}; its arguments are {inspect.signature(cls)}") from error
 
     return make
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes fresh pairs from a text; p(x | z) starts at the pixel means where the pair knows how."""
+
+    text: str
+    shape: tuple[int, ...]
+    pixel_means: Tensor
+
+    def __call__(self) -> Pair:
+        """A fresh pair."""
+        pair = pair_factory(self.text)(self.shape)
+        if callable(set_mean := getattr(pair, "set_output_mean", None)):
+            set_mean(self.pixel_means)
+        return pair
+
+
+def maker(text: str, dataset: Dataset[Any]) -> Maker:
+    """A maker of the pair of a text, which is refused here if it is wrong."""
+    pair_factory(text)
+    return Maker(text, dataset.shape, dataset.pixel_means)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,6 +1,6 @@
 """A run that is killed, from outside and at any time, goes on and ends with the weights of one that was not.
 
-PPL_VAE_KILLS sets how often; 3 by default, since each costs the start of a process.
+PPL_VAE_KILLS sets how often, one run and as many runs; 3 by default, since each costs the start of a process.
 """
 
 import json
@@ -11,11 +11,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from ppl_vae.checkpoints import Checkpoints
+from tests.test_surroundings import PROCESSES, train
 
 KILLS = int(os.environ.get("PPL_VAE_KILLS", "3"))
 TRAIN = [sys.executable, "-m", "ppl_vae", "train"]
@@ -69,6 +71,26 @@ def test_killed_runs_end_the_same(tmp_path: Path) -> None:
     log = (run / "log.txt").read_text()
     assert log.count(" began: ") == 1 and log.count(" was taken up: ") == KILLS and log.endswith(" finished\n")
     assert {p.name for p in tmp_path.iterdir()} == {"whole", "killed"}
+
+
+def test_runs_killed_once_end_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    chance, words = random.Random(1), [*SETTINGS, "--progress", "false"]
+    assert train(*words, "--out", "whole") == 0
+    expected = torch.load("whole/pair.pt", weights_only=True)
+    for number in range(KILLS):
+        process: Any = PROCESSES.Process(target=train, args=[*words, "--out", f"{number}"])
+        process.start()
+        step = chance.randrange(1, 1400)
+        while newest_step(Path(f"{number}")) < step and process.is_alive():
+            time.sleep(0.002)
+        time.sleep(0.02 * chance.random())
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert train("--resume", f"{number}") == 0
+        got = torch.load(f"{number}/pair.pt", weights_only=True)
+        assert got.keys() == expected.keys() and all(torch.equal(got[name], expected[name]) for name in got)
 
 
 def test_two_processes_never_write_one_folder(tmp_path: Path) -> None:

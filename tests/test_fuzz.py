@@ -5,7 +5,7 @@ returning, by exit status 0, or by exit status 2 with one message on stderr and 
 what must be refused; where a message does not name what is wrong; and where it is refused only after the training.
 
 Successes are kept cheap (at most two steps, tiny networks), and what would be work without end is not generated. Each
-case has 20 seconds and, on Linux, a limit on its memory, so that sizes that no machine has are refused at once.
+case has 60 seconds and, on Linux, a limit on its memory, so that sizes that no machine has are refused at once.
 
 PPL_VAE_FUZZ=N runs N times as many examples; PPL_VAE_FUZZ_LOG=FILE appends every case and its outcome as JSON lines.
 """

@@ -99,7 +99,9 @@ def _parsed(words: Sequence[str]) -> Callable[[], None]:
     try:
         jsonargparse.auto_cli(commands, args=_options(words), as_positional=True, exit_on_error=False)
     except argparse.ArgumentError as error:
-        raise ValueError(str(error)) from error
+        said = str(error).strip()
+        # Of words that are empty the parser says nothing behind its colon.
+        raise ValueError(f"{said} got {_said(words)}" if said.endswith(":") else said) from error
     except (AttributeError, TypeError, OverflowError, RecursionError, UnicodeDecodeError) as error:
         # The parser takes some values in a configuration for what they are not; no command has run yet.
         raise ValueError(

@@ -1,26 +1,20 @@
 """What the commands share: data and pairs by name, and how a likelihood is said."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from ppl_vae import data, evaluation, specs
+from ppl_vae import data, evaluation
 from ppl_vae.data import Binarisation, Dataset
 from ppl_vae.evaluation.chunks import require_positive
-from ppl_vae.pair import Pair
 from ppl_vae.seeds import check_seed
 
 __all__ = [
-    "Maker",
     "about",
     "absolute",
     "check_evaluation",
     "check_steps",
     "default_pairs",
     "load_data",
-    "maker",
     "print_evaluation",
 ]
 
@@ -69,28 +63,6 @@ def default_pairs(dataset: Dataset[Any]) -> list[str]:
         f"VAE(latent_dim=50, hidden=(200, 200){tail})",
         f"HierarchicalVAE(latent_dims=(100, 50), hidden=((200, 200), (100, 100)){tail})",
     ]
-
-
-@dataclass(frozen=True)
-class Maker:
-    """Makes fresh pairs from a text; p(x | z) starts at the pixel means where the pair knows how."""
-
-    text: str
-    shape: tuple[int, ...]
-    pixel_means: Tensor
-
-    def __call__(self) -> Pair:
-        """A fresh pair."""
-        pair = specs.pair_factory(self.text)(self.shape)
-        if callable(set_mean := getattr(pair, "set_output_mean", None)):
-            set_mean(self.pixel_means)
-        return pair
-
-
-def maker(text: str, dataset: Dataset[Any]) -> Maker:
-    """A maker of the pair of a text, which is refused here if it is wrong."""
-    specs.pair_factory(text)
-    return Maker(text, dataset.shape, dataset.pixel_means)
 
 
 def print_evaluation(reached: evaluation.Evaluation) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from ppl_vae import comparison, report, runs, specs, tables, training
-from ppl_vae.cli.common import about, check_steps, default_pairs, load_data, maker
+from ppl_vae.cli.common import about, check_steps, default_pairs, load_data
 from ppl_vae.data import Binarisation, Dataset
 from ppl_vae.training import Compile
 
@@ -66,7 +66,7 @@ def compare(
     texts = objective or ["elbo:1", "elbo:5", "iwae:5", "elbo:50", "iwae:50"]
     with runs.new_folder(folder, overwrite) as partial:  # before the work: it may turn out that it can't be made
         result = comparison.compare(
-            {text: maker(text, dataset) for text in pair or default_pairs(dataset)},
+            {text: specs.maker(text, dataset) for text in pair or default_pairs(dataset)},
             {text: specs.make_objective(text) for text in texts},
             dataset,
             steps=steps,

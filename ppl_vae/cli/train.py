@@ -17,7 +17,6 @@ from ppl_vae.cli.common import (
     check_steps,
     default_pairs,
     load_data,
-    maker,
     print_evaluation,
 )
 from ppl_vae.data import Binarisation
@@ -133,7 +132,7 @@ def train(
         per_pass = max(1, len(dataset.train) // max(1, batch_size * accumulate))
         rate = rates.parse(schedule, steps=steps, steps_per_pass=per_pass)
         torch.manual_seed(seed)
-        trained = maker(config["pair"], dataset)()
+        trained = specs.maker(config["pair"], dataset)()
         with _folder(config, resume, trained) as folder:
             with _recording(folder, tensorboard) as on_record:
                 history = training.fit(

@@ -1,6 +1,7 @@
 """Bounds from K importance weights per datum: Rényi's, and the importance-weighted bound."""
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -55,8 +56,10 @@ class RenyiELBO(Objective):
         kl_weight: float | Schedule = 1.0,
         joint: bool = False,
     ) -> None:
-        if not math.isfinite(alpha) or alpha == 1:
-            raise ValueError(f"alpha: got {alpha}, expected a finite number other than 1; for alpha = 1 use Trace_ELBO")
+        if not isinstance(alpha, Real) or not math.isfinite(alpha) or alpha == 1:
+            raise ValueError(
+                f"alpha: got {alpha!r}, expected a finite number other than 1; for alpha = 1 use Trace_ELBO"
+            )
         super().__init__(num_particles, max_plate_nesting, vectorize_particles, kl_weight=kl_weight, joint=joint)
         self.strict_enumeration_warning = strict_enumeration_warning
         self.alpha = alpha
