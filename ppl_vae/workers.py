@@ -5,7 +5,9 @@ operation are many times slower than one; runs that know nothing of each other s
 """
 
 import multiprocessing
+import os
 import queue
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import partial
@@ -56,8 +58,17 @@ def run_jobs(jobs: Sequence[Callable[[Advance], T]], workers: int, advance: Adva
 def _begin(reports: Any) -> None:
     global _queue
     _queue = reports
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would go on, and hold the folder that it writes to."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _call(job: Callable[[Advance], T]) -> T:

@@ -20,10 +20,6 @@ import pytest
 
 from ppl_vae import cli, comparison, training
 
-SAYS_WHAT = re.compile(
-    r"\b[Gg]ot\b|Given value|argument|does not accept|not exist|not (a file|allowed)|can't be|is not a run|has no |"
-    "is missing|Unexpected|Problems parsing"
-)
 LOG = os.environ.get("PPL_VAE_FUZZ_LOG")
 SECONDS = 60
 
@@ -139,7 +135,6 @@ def problems(case: Case, got: Outcome) -> list[str]:
     may_be_late = "error: not enough memory" in text
     checks = {
         f"not one message of one line: {text!r}": len(starts) == 1 and "\n" not in text,
-        f"doesn't say what was got: {text!r}": re.search(SAYS_WHAT, text) is not None,
         # Messages end with "; do this".
         f"doesn't say what to do: {text!r}": "; " in text,
         "a traceback in the message": "Traceback" not in text,

@@ -41,6 +41,7 @@ ROOMS = (
     "steps",
     "loop",
     "training",
+    "stacked",
     "evaluation",
     "generation",
     "workers",
@@ -50,6 +51,7 @@ ROOMS = (
     "runs",
     "report",
     "run_folder",
+    "reproduction",
     "cli",
     "testing",
 )

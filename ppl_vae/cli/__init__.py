@@ -1,4 +1,4 @@
-"""The command line: `ppl-vae compare | train | evaluate | sample | reconstruct | manifold | list`."""
+"""The command line: `ppl-vae compare | train | reproduce | evaluate | sample | reconstruct | manifold | list`."""
 
 import argparse
 import functools
@@ -13,6 +13,7 @@ import jsonargparse
 from ppl_vae.checkpoints import DISK_FULL
 from ppl_vae.cli.compare import compare
 from ppl_vae.cli.inspection import evaluate, list_names, manifold, reconstruct, sample
+from ppl_vae.cli.reproduce import reproduce
 from ppl_vae.cli.train import train
 from ppl_vae.nonfinite import NonFiniteError
 from ppl_vae.parallel import leave
@@ -25,6 +26,7 @@ __all__ = ["main"]
 COMMANDS: Mapping[str, Callable[..., None]] = {
     "compare": compare,
     "train": train,
+    "reproduce": reproduce,
     "evaluate": evaluate,
     "sample": sample,
     "reconstruct": reconstruct,
@@ -52,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             words,
         )
     except Stopped as stopped:
-        print(f"ppl-vae: {stopped}; go on with ppl-vae train --resume and the run's folder", file=sys.stderr)
+        how = "the same command" if words[:1] == ["reproduce"] else "ppl-vae train --resume and the run's folder"
+        print(f"ppl-vae: {stopped}; go on with {how}", file=sys.stderr)
         sys.exit(128 + stopped.number)
     except KeyboardInterrupt:
         print("ppl-vae: interrupted; a run with checkpoints goes on with ppl-vae train --resume", file=sys.stderr)

@@ -1,0 +1,126 @@
+"""The table of a reproduction: what was published beside what has been reached, as JSON, text and a page."""
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ppl_vae import report
+from ppl_vae.reproduction.job import Job
+from ppl_vae.reproduction.protocol import Protocol, Published, Row
+
+__all__ = ["write_page"]
+
+Jobs = Mapping[tuple[str, int], Job]
+
+
+def write_page(protocol: Protocol, jobs: Jobs, folder: Path) -> str:
+    """Write results.json, table.md and index.html for what has been reached so far; the table as text.
+
+    Runs that have not ended are shown as such: nothing is extrapolated.
+
+    Args:
+        protocol: of the table.
+        jobs: by name of the row and seed.
+        folder: an existing folder.
+    """
+    results = {key: found for key, job in jobs.items() if (found := job.result()) is not None}
+    rows = [_line(row, jobs, results) for row in protocol.rows]
+    gaps = [_gap(row, other, results) for row in protocol.rows for other in row.versus]
+    runs = [{"row": name, "seed": seed, **found} for (name, seed), found in results.items()]
+    everything = {"protocol": asdict(protocol), "rows": rows, "differences": gaps, "runs": runs}
+    report.write_json(everything, folder / "results.json")
+    table = f"{_markdown(rows)}\n\nDifferences in NLL; negative is better.\n\n{_markdown(gaps)}"
+    text = f"# {protocol.title}\n\n{_about(protocol, jobs)}\n\n{table}\n"
+    report.write_bytes(text.encode(), folder / "table.md")
+    sections = [
+        report.Section("Rows", _about(protocol, jobs), table=rows),
+        report.Section("Differences in NLL: negative is better", table=gaps),
+    ]
+    report.html_page(protocol.title, sections, folder / "index.html")
+    return table
+
+
+def _about(protocol: Protocol, jobs: Jobs) -> str:
+    job = next(iter(jobs.values()))
+    particles, num_test = job.budget.of(protocol)
+    part = f"the first {num_test:,}" if num_test else "all"
+    share = "" if job.budget.fraction == 1 else f" A rehearsal: {job.budget.fraction:g} of each stage of the schedule."
+    deviations = f"\n\nDeviations: {protocol.deviations}" if protocol.deviations else ""
+    independent = f" Independent: {protocol.independent_source}." if protocol.independent_source else ""
+    return (
+        f"Published: {protocol.source}.{independent}\n\nOurs: NLL in nats per datum on {part} test data of "
+        f"{protocol.data}, by importance sampling with {particles:,} particles; in brackets the standard error over "
+        f"seeds, of one seed over the data.{share}{deviations}"
+    )
+
+
+def _line(row: Row, jobs: Jobs, results: Mapping[tuple[str, int], Any]) -> dict[str, Any]:
+    source = row.same_as or row.name
+    mine = {seed: job for (name, seed), job in jobs.items() if name == source}
+    found = [results[source, seed] for seed in mine if (source, seed) in results]
+    steps, seconds = next(iter(mine.values())).steps, [r["history"]["seconds"] for r in found]
+    return {
+        "row": row.name,
+        "published": _published(row.published),
+        "independent": _published(row.independent),
+        "ours": _nll(found),
+        "active units": _units(found),
+        "seeds": len(found),
+        "steps": steps,
+        "hours": f"{statistics.fmean(seconds) / 3600:.2f}" if seconds else "",
+        "device": found[0]["environment"]["gpu"] or found[0]["environment"]["cpu"] if found else "",
+        "state": _state(row, mine, len(found)),
+    }
+
+
+def _state(row: Row, mine: Mapping[int, Job], finished: int) -> str:
+    if finished == len(mine):
+        return f"the run of {row.same_as}" if row.same_as else "finished"
+    done = [job.steps_done for job in mine.values() if job.result() is None]
+    return f"unfinished: at step {', '.join(f'{d:,}' for d in done)}" if any(done) else "not begun"
+
+
+def _published(figures: Published) -> str:
+    if figures.nll is None:
+        return ""
+    units = f" ({'+'.join(map(str, figures.active_units))})" if figures.active_units else ""
+    return f"{figures.nll:.2f}{units}"
+
+
+def _nll(found: list[Any]) -> str:
+    nlls = [r["evaluation"]["nll"] for r in found]
+    if not nlls:
+        return ""
+    error = _error(nlls) if len(nlls) > 1 else found[0]["evaluation"]["nll_se"]
+    return f"{statistics.fmean(nlls):.2f} ({error:.2f})"
+
+
+def _units(found: list[Any]) -> str:
+    sites = found[0]["evaluation"]["active_units"] if found else {}
+    counts = [statistics.fmean(r["evaluation"]["active_units"][site]["count"] for r in found) for site in sites]
+    return "+".join(f"{count:g}" for count in counts)
+
+
+def _gap(row: Row, other: str, results: Mapping[tuple[str, int], Any]) -> dict[str, Any]:
+    name = row.same_as or row.name
+    seeds = [seed for (n, seed) in results if n == name and (other, seed) in results]
+    gaps = [results[name, s]["evaluation"]["nll"] - results[other, s]["evaluation"]["nll"] for s in seeds]
+    error = _error(gaps) if len(gaps) > 1 else math.nan
+    ours = "" if not gaps else f"{statistics.fmean(gaps):+.2f}" + ("" if math.isnan(error) else f" ({error:.2f})")
+    return {"row": row.name, "minus": other, "ours": ours, "seeds": len(gaps)}
+
+
+def _error(values: list[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _markdown(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return ""
+    columns = list(rows[0])
+    cells = [[f"{row[c]:,}" if isinstance(row[c], int) else str(row[c]) for c in columns] for row in rows]
+    lines = [columns, ["---"] * len(columns), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,148 @@
+"""What a published table did: its data, schedule and rows, read from a YAML file."""
+
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+import jsonargparse
+
+from ppl_vae import rates, specs
+from ppl_vae.data import Binarisation
+
+__all__ = ["Protocol", "Published", "Row", "load_protocol", "protocol_names"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """Figures of a row as printed somewhere.
+
+    Args:
+        nll: -log p(x) in nats per datum.
+        active_units: of each latent site, bottom to top.
+    """
+
+    nll: float | None = None
+    active_units: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    Args:
+        name: of the row.
+        pair, objective: as texts (see `ppl_vae.specs`); None where `same_as` is given.
+        same_as: the row whose run is this row's too: an IWAE with one particle is the VAE.
+        versus: rows that this one is compared with, by the difference of their NLLs.
+        published: by the authors.
+        independent: by someone who ran it again.
+    """
+
+    name: str
+    pair: str | None = None
+    objective: str | None = None
+    same_as: str | None = None
+    versus: list[str] = field(default_factory=list)
+    published: Published = field(default_factory=Published)
+    independent: Published = field(default_factory=Published)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the rows of a table are trained and evaluated.
+
+    Args:
+        title: of the table.
+        source: where it was published.
+        data: name of the data set.
+        rows: of the table.
+        passes: over the data, in all.
+        batch_size: data per step.
+        binarisation: of the data; its usual one by default.
+        num_train: the first so many training data; all by default.
+        schedule: of the learning rate, as a text (see `rates.parse`).
+        learning_rate, betas, eps: of Adam.
+        num_particles: K of the NLL.
+        rehearsal_particles, rehearsal_test: K, and the first so many test data, where a fraction of the protocol runs.
+        independent_source: where the independent figures come from.
+        deviations: from what was published.
+
+    Raises:
+        ValueError: rows of one name, without a pair, or that refer to rows that are not there; a text that can't be
+            read.
+    """
+
+    title: str
+    source: str
+    data: str
+    rows: list[Row]
+    passes: float
+    batch_size: int = 100
+    binarisation: Binarisation | None = None
+    num_train: int | None = None
+    schedule: str = "constant"
+    learning_rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    num_particles: int = 5000
+    rehearsal_particles: int = 500
+    rehearsal_test: int = 1000
+    independent_source: str = ""
+    deviations: str = ""
+
+    def __post_init__(self) -> None:
+        names = [row.name for row in self.rows]
+        if len(set(names)) < len(names) or not names:
+            raise ValueError(f"rows: got the names {names}, expected at least one, each once; rename them")
+        own = {row.name for row in self.rows if row.same_as is None}
+        for row in self.rows:
+            if unknown := {*row.versus, *filter(None, [row.same_as])} - own:
+                raise ValueError(f"row {row.name!r}: got {sorted(unknown)}, expected names of rows with a run: {own}")
+            if row.same_as is None:
+                specs.pair_factory(str(row.pair))
+                specs.make_objective(str(row.objective))
+        rates.parse(self.schedule, steps=1, steps_per_pass=1)
+
+    def chosen(self, names: list[str] | None) -> list[Row]:
+        """The rows of these names, or numbers from 1, with those that they refer to first; all by default.
+
+        Raises:
+            ValueError: there is no such row.
+        """
+        if names is None:
+            return list(self.rows)
+        known = {str(number): row for number, row in enumerate(self.rows, 1)} | {row.name: row for row in self.rows}
+        if unknown := [name for name in names if name not in known]:
+            said = "; ".join(f"{number}: {row.name}" for number, row in enumerate(self.rows, 1))
+            raise ValueError(f"rows: got {', '.join(unknown)}, expected names or numbers of {said}")
+        wanted = {known[name].name for name in names}
+        wanted |= {row.same_as for row in self.rows if row.name in wanted and row.same_as}
+        return [row for row in self.rows if row.name in wanted]
+
+
+def protocol_names() -> list[str]:
+    """The protocols that come with the library."""
+    found = resources.files("ppl_vae").joinpath("protocols").iterdir()
+    return sorted(path.name.removesuffix(".yaml") for path in found if path.name.endswith(".yaml"))
+
+
+def load_protocol(name: str) -> Protocol:
+    """A protocol of the library, or the one of a YAML file.
+
+    Raises:
+        ValueError: there is none of this name, or the file doesn't hold one.
+    """
+    if name in protocol_names():
+        text = resources.files("ppl_vae").joinpath("protocols", f"{name}.yaml").read_text(encoding="utf-8")
+    elif Path(name).is_file():
+        text = Path(name).read_text(encoding="utf-8")
+    else:
+        raise ValueError(
+            f"table: got {name!r}, expected one of {', '.join(protocol_names())}, or a YAML file; check the spelling"
+        )
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Protocol, None)
+    try:
+        return Protocol(**vars(parser.instantiate(parser.parse_string(text))))
+    except (jsonargparse.ArgumentError, AttributeError, TypeError) as error:
+        raise ValueError(f"table: {name} is no protocol: {error}; compare it with the library's") from error

@@ -1,0 +1,210 @@
+"""Tables of the literature: protocols as published, rows as runs that survive, pages that show what was reached."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ppl_vae import cli, fit, rates, reproduction
+from ppl_vae.data import load
+from ppl_vae.objectives import IWAE
+from ppl_vae.pairs import VAE
+from ppl_vae.reproduction import Budget, Job, Protocol, load_protocol, protocol_names
+
+SMALL = """
+title: A small table
+source: nowhere
+data: digits
+num_train: 1000
+batch_size: 20
+passes: 40
+schedule: burda
+eps: 0.0001
+num_particles: 30
+rows:
+  - {name: "VAE", pair: "VAE(latent_dim=2, hidden=(9,))", objective: "elbo:1", published: {nll: 20, active_units: [2]}}
+  - {name: "IWAE, k = 1", same_as: "VAE"}
+  - {name: "IWAE, k = 3", pair: "VAE(latent_dim=2, hidden=(9,))", objective: "iwae:3", versus: ["VAE"]}
+"""
+PART = ["--fraction", "0.1", "--passes", "30", "--num-test", "40", "--num-particles", "5", "--progress", "false"]
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    return "small.yaml"
+
+
+def run(*words: str, workers: int = 1) -> int:
+    try:
+        cli.main(["reproduce", *words, "--workers", str(workers)])
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    return 0
+
+
+@pytest.mark.parametrize("name", protocol_names())
+def test_protocols_of_the_library_can_be_read(name: str) -> None:
+    assert load_protocol(name).rows
+
+
+def test_the_protocol_of_burda_et_al() -> None:
+    protocol = load_protocol("iwae-mnist")
+    published = [(row.published.nll, row.published.active_units) for row in protocol.rows]
+    assert published[::5] == [(86.76, [19]), (84.78, [25]), (84.78, [17, 5])] and len(published) == 12
+    assert published[0] == published[1] and published[6] == published[7]  # with one particle they are the same
+    assert protocol.num_train == 59_600 and (protocol.batch_size, protocol.eps) == (20, 1e-4)
+    per_pass = 59_600 // protocol.batch_size
+    burda = rates.parse(protocol.schedule, steps=1, steps_per_pass=per_pass)
+    assert isinstance(burda, rates.Burda) and burda.steps == protocol.passes * per_pass == 9_774_400
+
+
+def test_a_table_is_trained_as_fit_would_and_set_beside_what_was_published(table: str) -> None:
+    assert run(table, *PART, "--out", "out", "--seeds", "2", workers=2) == 0
+    found = json.loads(Path("out/results.json").read_text())
+    first, again, last = found["rows"]
+    assert first["published"] == "20.00 (2)" and (first["steps"], first["seeds"], first["state"]) == (
+        150,
+        2,
+        "finished",
+    )
+    assert again["ours"] == first["ours"] and again["state"] == "the run of VAE" and last["published"] == ""
+    nll = {(r["row"], r["seed"]): r["evaluation"]["nll"] for r in found["runs"]}
+    gaps = [nll["IWAE, k = 3", seed] - nll["VAE", seed] for seed in range(2)]
+    (difference,) = found["differences"]
+    assert difference["ours"] == f"{sum(gaps) / 2:+.2f} ({abs(gaps[0] - gaps[1]) / 2:.2f})" and difference["seeds"] == 2
+    for name in ("table.md", "index.html"):
+        text = Path("out", name).read_text()
+        assert "IWAE, k = 3" in text and first["ours"] in text and "A rehearsal: 0.1 of each stage" in text
+    data = load("digits").subset(1000, 40)
+    torch.manual_seed(1)
+    pair = VAE((1, 8, 8), latent_dim=2, hidden=(9,))
+    pair.set_output_mean(data.pixel_means)
+    adam = torch.optim.Adam(pair.parameters(), lr=1e-3, eps=1e-4, fused=True)
+    settings: dict[str, Any] = {"optim": adam, "schedule": rates.Burda(5), "progress": False, "device": "cpu"}
+    fit(pair, data, IWAE(num_particles=3), steps=150, batch_size=20, seed=1, **settings)
+    got = torch.load("out/iwae-k-3-seed-1/pair.pt", weights_only=True)
+    assert all(torch.equal(got[name], value) for name, value in pair.state_dict().items())
+
+
+def test_what_is_done_is_kept_and_what_was_stopped_goes_on(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(table, *PART, "--out", "whole") == 0
+    real, calls = reproduction.job.fit, list[int]()  # pyright: ignore[reportAttributeAccessIssue]
+
+    def stopped(*args: Any, on_record: Any, **options: Any) -> Any:
+        def ask(record: Any) -> None:
+            on_record(record)
+            if len(calls) == 2 and record.step == 70:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        calls.append(1)
+        return real(*args, on_record=ask, **options)
+
+    monkeypatch.setattr("ppl_vae.reproduction.job.fit", stopped)
+    assert run(table, *PART, "--out", "out") == 143
+    rows = json.loads(Path("out/results.json").read_text())["rows"]
+    assert [row["state"] for row in rows] == ["finished", "the run of VAE", "not begun"]  # written before it began
+    assert run(table, *PART, "--out", "out") == 0 and len(calls) == 3  # the first row is not trained again
+    runs = [json.loads(Path(folder, "results.json").read_text())["runs"] for folder in ("whole", "out")]
+    assert runs[0][1]["history"]["resumed"] == [] and runs[1][1]["history"]["resumed"] == [71]
+    for first, second in zip(*runs, strict=True):
+        assert first["evaluation"] | {"seconds": 0} == second["evaluation"] | {"seconds": 0}
+
+
+def test_some_rows(table: str) -> None:
+    assert run(table, *PART, "--rows", "2", "--out", "out") == 0
+    rows = json.loads(Path("out/results.json").read_text())["rows"]
+    assert [row["state"] for row in rows] == ["finished", "the run of VAE", "not begun"] and rows[2]["ours"] == ""
+    assert run(table, *PART, "--rows", "IWAE, k = 3;1", "--out", "out") == 0
+    assert json.loads(Path("out/results.json").read_text())["rows"][2]["state"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere"], "table: got 'nowhere', expected one of"),
+        (["small.yaml", "--rows", "4"], "rows: got 4, expected names or numbers of 1: VAE; 2: IWAE, k = 1"),
+        (["small.yaml", "--fraction", "0"], "fraction: got 0.0"),
+        (["small.yaml", "--passes", "-1"], "passes: got -1.0"),
+        (["small.yaml", "--seeds", "0"], "seeds: got 0"),
+        (["small.yaml", "--num-particles", "0"], "num_particles: got 0"),
+        (["small.yaml", "--num-test", "0"], "num_test: got 0"),
+        (["small.yaml", "--device", "cuda:99"], "device: got 'cuda:99'"),
+        (["small.yaml", "--out", "."], "expected a folder of this table or none"),
+        (["other.yaml"], "other.yaml is no protocol"),
+    ],
+)
+def test_what_is_refused(table: str, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("other.yaml").write_text("title: 3\nlines: []\n")
+    assert run(*words) == 2
+    message = capsys.readouterr().err
+    assert said in message and message.count("\n") == 1 and {p.name for p in Path().iterdir()} == {table, "other.yaml"}
+
+
+def test_a_folder_of_another_budget_is_refused(table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(table, *PART, "--rows", "1", "--out", "out") == 0
+    assert run(table, *PART, "--passes", "31", "--out", "out") == 2
+    assert "out: got out of another table or budget" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [{"name": "a", "pair": "VAE()", "objective": "elbo:1"}] * 2,
+        [{"name": "a"}],
+        [{"name": "a", "pair": "VAE()", "objective": "nothing:1"}],
+        [{"name": "a", "pair": "VAE()", "objective": "elbo:1", "versus": ["b"]}],
+        [{"name": "a", "same_as": "b"}],
+    ],
+)
+def test_rows_that_make_no_sense_are_refused(rows: list[dict[str, Any]]) -> None:
+    with pytest.raises(ValueError, match="got"):
+        Protocol("t", "s", "digits", [reproduction.Row(**row) for row in rows], passes=1)
+
+
+def test_the_state_of_a_run_whose_last_line_is_cut(tmp_path: Path) -> None:
+    protocol = load_protocol("iwae-mnist")
+    job = Job(protocol, protocol.rows[0], 0, Budget(), tmp_path, None, "cpu", "off")
+    assert job.steps_done == 0 and job.result() is None
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3}\n{"step": 12}\n')
+    assert job.steps_done == 12
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3}\n{"st')
+    assert job.steps_done == 3
+
+
+WORKERS = """
+import functools, os, sys, time
+from ppl_vae.workers import run_jobs
+
+def job(advance, number):
+    open(f"{number}.{os.getpid()}", "w").close()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    list(run_jobs([functools.partial(job, number=n) for n in range(2)], 2, lambda steps: None))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(WORKERS)
+    parent = subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path)
+    until = time.monotonic() + 120
+    while len(started := list(tmp_path.glob("[01].*"))) < 2:
+        assert parent.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    workers = [Path("/proc", path.suffix[1:], "stat") for path in started]
+    while any(path.exists() and path.read_text().split(") ")[-1][0] != "Z" for path in workers):
+        assert time.monotonic() < until
+        time.sleep(0.05)
