@@ -3,6 +3,7 @@
 from ppl_vae import data, distributions, evaluation, generation, nn, objectives, pairs
 from ppl_vae.comparison import Comparison, compare
 from ppl_vae.pair import Pair
+from ppl_vae.stacked import fit_stacked
 from ppl_vae.svi import SVI
 from ppl_vae.training import History, fit
 
@@ -16,6 +17,7 @@ __all__ = [
     "distributions",
     "evaluation",
     "fit",
+    "fit_stacked",
     "generation",
     "nn",
     "objectives",
