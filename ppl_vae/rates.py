@@ -8,22 +8,43 @@ from ppl_vae.objectives.schedules import Schedule
 
 __all__ = ["FORMS", "Burda", "Constant", "Cosine", "Plateau", "StepDecay", "parse"]
 
-FORMS = ("constant", "cosine", "cosine:WARMUP", "step:EVERY:FACTOR", "plateau", "plateau:FACTOR:PATIENCE", "burda")
+FORMS = (
+    "constant",
+    "constant:FACTOR",
+    "cosine",
+    "cosine:WARMUP",
+    "step:EVERY:FACTOR",
+    "plateau",
+    "plateau:FACTOR:PATIENCE",
+    "burda",
+)
 """What `parse` reads."""
 
 
 @dataclass(frozen=True)
 class Constant:
-    """factor(t) = 1.
+    """factor(t) = factor.
+
+    Args:
+        factor: above 0.
+
+    Raises:
+        ValueError: it is not.
 
     Example:
         >>> Constant()(1000)
         1.0
     """
 
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor < math.inf:
+            raise ValueError(f"Constant factor: got {self.factor}, expected a number above 0")
+
     def __call__(self, step: int) -> float:
         """The factor at `step`."""
-        return 1.0
+        return self.factor
 
 
 @dataclass(frozen=True)
@@ -246,6 +267,8 @@ def parse(text: str, *, steps: int, steps_per_pass: int) -> Schedule:
         match name, numbers:
             case "constant", []:
                 return Constant()
+            case "constant", [factor]:
+                return Constant(factor)
             case "cosine", []:
                 return Cosine(steps)
             case "cosine", [int(warmup)]:

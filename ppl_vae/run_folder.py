@@ -20,7 +20,7 @@ from ppl_vae.report import write_bytes, write_csv
 from ppl_vae.runs import CONFIG, check_free, parents_of
 from ppl_vae.training import History, Record
 
-__all__ = ["RunFolder"]
+__all__ = ["CHECKPOINTS", "RunFolder"]
 
 LOCK, METRICS, LOG, CHECKPOINTS = ".lock", "metrics.jsonl", "log.txt", "checkpoints"
 

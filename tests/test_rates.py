@@ -174,7 +174,7 @@ def test_texts(text: str, expected: Callable[[int], float]) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "linear", "Cosine", "cosine:", "cosine:1.5", "cosine:5:5", "step", "step:5", "step:0.5:5", "step:a:0.5",
-     "plateau:0.5", "plateau:0.5:1.5", "burda:3", "constant:1"],
+     "plateau:0.5", "plateau:0.5:1.5", "burda:3", "constant:1:1"],
 )  # fmt: skip
 def test_an_unknown_text_is_told_what_is_expected(text: str) -> None:
     with pytest.raises(ValueError) as error:

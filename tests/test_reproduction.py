@@ -14,7 +14,7 @@ import torch
 
 from ppl_vae import cli, fit, rates, reproduction
 from ppl_vae.data import load
-from ppl_vae.objectives import IWAE
+from ppl_vae.objectives import IWAE, Trace_ELBO
 from ppl_vae.pairs import VAE
 from ppl_vae.reproduction import Budget, Job, Protocol, load_protocol, protocol_names
 
@@ -32,6 +32,8 @@ rows:
   - {name: "VAE", pair: "VAE(latent_dim=2, hidden=(9,))", objective: "elbo:1", published: {nll: 20, active_units: [2]}}
   - {name: "IWAE, k = 1", same_as: "VAE"}
   - {name: "IWAE, k = 3", pair: "VAE(latent_dim=2, hidden=(9,))", objective: "iwae:3", versus: ["VAE"]}
+  - {name: "then", pair: "VAE(latent_dim=2, hidden=(9,))", objective: "iwae:2", start: "VAE", passes: 8,
+     schedule: "constant:0.1", on_request: true}
 """
 PART = ["--fraction", "0.1", "--passes", "30", "--num-test", "40", "--num-particles", "5", "--progress", "false"]
 
@@ -59,7 +61,11 @@ def test_protocols_of_the_library_can_be_read(name: str) -> None:
 def test_the_protocol_of_burda_et_al() -> None:
     protocol = load_protocol("iwae-mnist")
     published = [(row.published.nll, row.published.active_units) for row in protocol.rows]
-    assert published[::5] == [(86.76, [19]), (84.78, [25]), (84.78, [17, 5])] and len(published) == 12
+    assert published[:11:5] == [(86.76, [19]), (84.78, [25]), (84.78, [17, 5])]
+    assert len(protocol.chosen(None)) == 12 and [row.name for row in protocol.chosen(["13"])] == [
+        "1 layer, VAE, k = 1",
+        "1 layer, VAE, k = 1, then IWAE, k = 50",
+    ]
     assert published[0] == published[1] and published[6] == published[7]  # with one particle they are the same
     assert protocol.num_train == 59_600 and (protocol.batch_size, protocol.eps) == (20, 1e-4)
     per_pass = 59_600 // protocol.batch_size
@@ -70,7 +76,8 @@ def test_the_protocol_of_burda_et_al() -> None:
 def test_a_table_is_trained_as_fit_would_and_set_beside_what_was_published(table: str) -> None:
     assert run(table, *PART, "--out", "out", "--seeds", "2", workers=2) == 0
     found = json.loads(Path("out/results.json").read_text())
-    first, again, last = found["rows"]
+    first, again, last, then = found["rows"]
+    assert then["state"] == "on request"
     assert first["published"] == "20.00 (2)" and (first["steps"], first["seeds"], first["state"]) == (
         150,
         2,
@@ -111,7 +118,12 @@ def test_what_is_done_is_kept_and_what_was_stopped_goes_on(table: str, monkeypat
     monkeypatch.setattr("ppl_vae.reproduction.job.fit", stopped)
     assert run(table, *PART, "--out", "out") == 143
     rows = json.loads(Path("out/results.json").read_text())["rows"]
-    assert [row["state"] for row in rows] == ["finished", "the run of VAE", "not begun"]  # written before it began
+    assert [row["state"] for row in rows] == [
+        "finished",
+        "the run of VAE",
+        "not begun",
+        "on request",
+    ]  # written before it began
     assert run(table, *PART, "--out", "out") == 0 and len(calls) == 3  # the first row is not trained again
     runs = [json.loads(Path(folder, "results.json").read_text())["runs"] for folder in ("whole", "out")]
     assert runs[0][1]["history"]["resumed"] == [] and runs[1][1]["history"]["resumed"] == [71]
@@ -122,16 +134,39 @@ def test_what_is_done_is_kept_and_what_was_stopped_goes_on(table: str, monkeypat
 def test_some_rows(table: str) -> None:
     assert run(table, *PART, "--rows", "2", "--out", "out") == 0
     rows = json.loads(Path("out/results.json").read_text())["rows"]
-    assert [row["state"] for row in rows] == ["finished", "the run of VAE", "not begun"] and rows[2]["ours"] == ""
+    assert [row["state"] for row in rows] == ["finished", "the run of VAE", "not begun", "on request"] and rows[2][
+        "ours"
+    ] == ""
     assert run(table, *PART, "--rows", "IWAE, k = 3;1", "--out", "out") == 0
     assert json.loads(Path("out/results.json").read_text())["rows"][2]["state"] == "finished"
+
+
+def test_a_row_may_begin_with_the_end_of_another(table: str) -> None:
+    """Weights and moments are taken over; the rate is that of the row's own schedule; steps are counted anew."""
+    assert run(table, *PART, "--rows", "then", "--batch-size", "10", "--out", "out") == 0
+    rows = json.loads(Path("out/results.json").read_text())["rows"]
+    assert [row["state"] for row in rows] == ["finished", "the run of VAE", "not begun", "finished"]
+    assert (rows[0]["steps"], rows[3]["steps"]) == (300, 80)  # 10 steps a pass; 8 passes are fewer than 30
+    assert "Deviations: Batches of 10, not 20. " in Path("out/table.md").read_text()
+    assert Path("out/then-seed-0/metrics.jsonl").read_text().count('"learning_rate": 0.0001,') == 80
+    data = load("digits").subset(1000, 40)
+    torch.manual_seed(0)
+    pair = VAE((1, 8, 8), latent_dim=2, hidden=(9,))
+    pair.set_output_mean(data.pixel_means)
+    adam = torch.optim.Adam(pair.parameters(), lr=1e-3, eps=1e-4, fused=True)
+    settings: dict[str, Any] = {"optim": adam, "batch_size": 10, "progress": False, "device": "cpu"}
+    fit(pair, data, Trace_ELBO(), steps=300, schedule=rates.Burda(10), **settings)
+    adam.param_groups[0]["lr"] = 1e-3
+    fit(pair, data, IWAE(num_particles=2), steps=80, schedule=rates.Constant(0.1), **settings)
+    got = torch.load("out/then-seed-0/pair.pt", weights_only=True)
+    assert all(torch.equal(got[name], value) for name, value in pair.state_dict().items())
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["nowhere"], "table: got 'nowhere', expected one of"),
-        (["small.yaml", "--rows", "4"], "rows: got 4, expected names or numbers of 1: VAE; 2: IWAE, k = 1"),
+        (["small.yaml", "--rows", "5"], "rows: got 5, expected names or numbers of 1: VAE; 2: IWAE, k = 1"),
         (["small.yaml", "--fraction", "0"], "fraction: got 0.0"),
         (["small.yaml", "--passes", "-1"], "passes: got -1.0"),
         (["small.yaml", "--seeds", "0"], "seeds: got 0"),
@@ -164,6 +199,8 @@ def test_a_folder_of_another_budget_is_refused(table: str, capsys: pytest.Captur
         [{"name": "a", "pair": "VAE()", "objective": "nothing:1"}],
         [{"name": "a", "pair": "VAE()", "objective": "elbo:1", "versus": ["b"]}],
         [{"name": "a", "same_as": "b"}],
+        [{"name": "a", "pair": "VAE()", "objective": "elbo:1", "start": "a"}],
+        [{"name": "a", "pair": "VAE()", "objective": "elbo:1", "schedule": "often"}],
     ],
 )
 def test_rows_that_make_no_sense_are_refused(rows: list[dict[str, Any]]) -> None:
@@ -173,7 +210,7 @@ def test_rows_that_make_no_sense_are_refused(rows: list[dict[str, Any]]) -> None
 
 def test_the_state_of_a_run_whose_last_line_is_cut(tmp_path: Path) -> None:
     protocol = load_protocol("iwae-mnist")
-    job = Job(protocol, protocol.rows[0], 0, Budget(), tmp_path, None, "cpu", "off")
+    job = Job(protocol, protocol.rows[0], 0, Budget(), tmp_path, None, None, "cpu", "off")
     assert job.steps_done == 0 and job.result() is None
     (tmp_path / "metrics.jsonl").write_text('{"step": 3}\n{"step": 12}\n')
     assert job.steps_done == 12

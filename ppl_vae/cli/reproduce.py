@@ -14,6 +14,7 @@ def reproduce(
     seeds: int = 1,
     num_particles: int | None = None,
     num_test: int | None = None,
+    batch_size: int | None = None,
     data_root: str | None = None,
     device: str = "auto",
     compile: Compile = "auto",
@@ -26,13 +27,14 @@ def reproduce(
     The same command again goes on where an earlier one stopped, whatever ended it.
 
     Args:
-        table: iwae-mnist, or a YAML file like it.
+        table: iwae-mnist, iwae-omniglot, or a YAML file like them.
         fraction: of each stage of the schedule, for a rehearsal.
         passes: stop after so many passes over the data.
-        rows: numbers or names of rows, apart by semicolons; all by default.
+        rows: numbers or names of rows, apart by semicolons; all but those on request by default.
         seeds: runs of each row.
         num_particles: of the importance-sampled log-likelihood; the table's by default, fewer for a rehearsal.
         num_test: evaluate on so many test data; all by default, 1,000 for a rehearsal.
+        batch_size: data per step, where it is not to be the table's.
         data_root: folder of the data sets; the environment variable PPL_VAE_DATA otherwise.
         device: auto, cpu, cuda or cuda:N.
         compile: auto, off, inductor or (on CUDA) cudagraph.
@@ -41,7 +43,7 @@ def reproduce(
         progress: show a progress bar over all rows.
     """
     protocol = reproduction.load_protocol(table)
-    budget = reproduction.Budget(fraction, passes, num_particles, num_test)
+    budget = reproduction.Budget(fraction, passes, num_particles, num_test, batch_size)
     folder = out or table.removesuffix(".yaml").rpartition("/")[2]
     text = reproduction.reproduce(
         protocol,

@@ -1,5 +1,6 @@
 """One row of a table, from one seed: a run folder that is trained, taken up again where it stopped, and evaluated."""
 
+import copy
 import json
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ from typing import Any
 import torch
 
 from ppl_vae import evaluation, rates, report, runs, specs
+from ppl_vae.checkpoints import Checkpoints
 from ppl_vae.data import Dataset, load
 from ppl_vae.evaluation.chunks import require_positive
+from ppl_vae.pair import Pair
 from ppl_vae.reproduction.protocol import Protocol, Row
-from ppl_vae.run_folder import RunFolder
+from ppl_vae.run_folder import CHECKPOINTS, RunFolder
 from ppl_vae.training import Record, fit, resolve_device
 from ppl_vae.workers import Advance
 
@@ -29,20 +32,22 @@ class Budget:
         passes: stop after so many passes of the (scaled) schedule; None: all of them.
         num_particles: K of the NLL; None: the protocol's, or its rehearsal's where fraction is below 1.
         num_test: the first so many test data; None likewise.
+        batch_size: data per step, where it is not to be the protocol's: a deviation, which the page names.
     """
 
     fraction: float = 1.0
     passes: float | None = None
     num_particles: int | None = None
     num_test: int | None = None
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction: got {self.fraction}, expected a number above 0, and at most 1")
         if self.passes is not None and not self.passes > 0:
             raise ValueError(f"passes: got {self.passes}, expected a number above 0")
-        for name, value in (("num_particles", self.num_particles), ("num_test", self.num_test)):
-            if value is not None:
+        for name in ("num_particles", "num_test", "batch_size"):
+            if (value := getattr(self, name)) is not None:
                 require_positive(name, value)
 
     def of(self, protocol: Protocol) -> tuple[int, int]:
@@ -59,6 +64,7 @@ class Job:
     Args:
         protocol, row, seed, budget: what to run.
         folder: the run folder.
+        start: that of the run whose end this one begins with, or None.
         data_root: folder of the data sets.
         device, compile: as for `fit`.
     """
@@ -68,6 +74,7 @@ class Job:
     seed: int
     budget: Budget
     folder: Path
+    start: Path | None
     data_root: str | None
     device: str
     compile: Any
@@ -88,7 +95,9 @@ class Job:
             eps=self.protocol.eps,
             fused=True,
         )
-        done, text = 0, self.protocol.schedule
+        if self.start is not None:
+            _begin_with(self.start, pair, adam)
+        done, text = 0, self.row.schedule or self.protocol.schedule
         with self._opened() as folder:
 
             def on_record(record: Record) -> None:
@@ -102,7 +111,7 @@ class Job:
                 dataset,
                 objective,
                 steps=self.steps,
-                batch_size=self.protocol.batch_size,
+                batch_size=self.batch_size,
                 optim=adam,
                 schedule=rates.parse(text, steps=self.steps, steps_per_pass=self._steps_per_pass),
                 seed=self.seed,
@@ -134,8 +143,14 @@ class Job:
     @property
     def steps(self) -> int:
         """Of the run."""
-        passes = self.budget.passes if self.budget.passes is not None else self.protocol.passes
+        planned = self.row.passes or self.protocol.passes
+        passes = planned if self.budget.passes is None else min(planned, self.budget.passes)
         return max(1, round(passes * self._steps_per_pass))
+
+    @property
+    def batch_size(self) -> int:
+        """Data per step."""
+        return self.budget.batch_size or self.protocol.batch_size
 
     @property
     def steps_done(self) -> int:
@@ -148,7 +163,7 @@ class Job:
     @property
     def _steps_per_pass(self) -> int:
         """What counts as one pass of the schedule: a fraction of one, for a rehearsal."""
-        return max(1, round(self.budget.fraction * (len(self.dataset().train) // self.protocol.batch_size)))
+        return max(1, round(self.budget.fraction * (len(self.dataset().train) // self.batch_size)))
 
     def dataset(self) -> Dataset:
         """The data of the protocol."""
@@ -165,6 +180,17 @@ class Job:
         particles, num_test = self.budget.of(self.protocol)
         config |= {"seed": self.seed, "num_particles": particles, "num_test": num_test or None, "steps": self.steps}
         return RunFolder.create(self.folder, config)
+
+
+def _begin_with(run: Path, pair: Pair, optim: torch.optim.Optimizer) -> None:
+    """Take over the weights at the end of a run, and the moments of its optimiser."""
+    state = Checkpoints(run / CHECKPOINTS).load()
+    pair.load_state_dict(state["pair"])
+    kept = {key: value for key, value in state["steps"]["optimiser"].items() if key != "class"}
+    rates_before = [group["lr"] for group in optim.param_groups]
+    optim.load_state_dict(copy.deepcopy(kept))
+    for group, rate in zip(optim.param_groups, rates_before, strict=True):
+        group["lr"] = rate  # the schedule's factors are on the first one, not on the last
 
 
 @lru_cache(maxsize=1)

@@ -48,7 +48,8 @@ def _about(protocol: Protocol, jobs: Jobs) -> str:
     particles, num_test = job.budget.of(protocol)
     part = f"the first {num_test:,}" if num_test else "all"
     share = "" if job.budget.fraction == 1 else f" A rehearsal: {job.budget.fraction:g} of each stage of the schedule."
-    deviations = f"\n\nDeviations: {protocol.deviations}" if protocol.deviations else ""
+    other = f"Batches of {job.batch_size}, not {protocol.batch_size}. " if job.budget.batch_size else ""
+    deviations = f"\n\nDeviations: {other}{protocol.deviations}" if other or protocol.deviations else ""
     independent = f" Independent: {protocol.independent_source}." if protocol.independent_source else ""
     return (
         f"Published: {protocol.source}.{independent}\n\nOurs: NLL in nats per datum on {part} test data of "
@@ -80,6 +81,8 @@ def _state(row: Row, mine: Mapping[int, Job], finished: int) -> str:
     if finished == len(mine):
         return f"the run of {row.same_as}" if row.same_as else "finished"
     done = [job.steps_done for job in mine.values() if job.result() is None]
+    if row.on_request and not any(done):
+        return "on request"
     return f"unfinished: at step {', '.join(f'{d:,}' for d in done)}" if any(done) else "not begun"
 
 

@@ -33,6 +33,9 @@ class Row:
         name: of the row.
         pair, objective: as texts (see `ppl_vae.specs`); None where `same_as` is given.
         same_as: the row whose run is this row's too: an IWAE with one particle is the VAE.
+        start: the row whose end, weights and optimiser, this one begins with.
+        passes, schedule: other than the protocol's.
+        on_request: left out unless it is named.
         versus: rows that this one is compared with, by the difference of their NLLs.
         published: by the authors.
         independent: by someone who ran it again.
@@ -42,6 +45,10 @@ class Row:
     pair: str | None = None
     objective: str | None = None
     same_as: str | None = None
+    start: str | None = None
+    passes: float | None = None
+    schedule: str | None = None
+    on_request: bool = False
     versus: list[str] = field(default_factory=list)
     published: Published = field(default_factory=Published)
     independent: Published = field(default_factory=Published)
@@ -95,28 +102,31 @@ class Protocol:
         if len(set(names)) < len(names) or not names:
             raise ValueError(f"rows: got the names {names}, expected at least one, each once; rename them")
         own = {row.name for row in self.rows if row.same_as is None}
+        begun = {row.name for row in self.rows if row.start is not None}
         for row in self.rows:
             if unknown := {*row.versus, *filter(None, [row.same_as])} - own:
                 raise ValueError(f"row {row.name!r}: got {sorted(unknown)}, expected names of rows with a run: {own}")
+            if row.start is not None and row.start not in own - begun:
+                raise ValueError(f"row {row.name!r}: got start {row.start!r}, expected a row that starts afresh")
             if row.same_as is None:
                 specs.pair_factory(str(row.pair))
                 specs.make_objective(str(row.objective))
-        rates.parse(self.schedule, steps=1, steps_per_pass=1)
+            rates.parse(row.schedule or self.schedule, steps=1, steps_per_pass=1)
 
     def chosen(self, names: list[str] | None) -> list[Row]:
-        """The rows of these names, or numbers from 1, with those that they refer to first; all by default.
+        """Rows by name, or number from 1, with those whose runs they need; all but those on request by default.
 
         Raises:
             ValueError: there is no such row.
         """
         if names is None:
-            return list(self.rows)
+            return [row for row in self.rows if not row.on_request]
         known = {str(number): row for number, row in enumerate(self.rows, 1)} | {row.name: row for row in self.rows}
         if unknown := [name for name in names if name not in known]:
             said = "; ".join(f"{number}: {row.name}" for number, row in enumerate(self.rows, 1))
             raise ValueError(f"rows: got {', '.join(unknown)}, expected names or numbers of {said}")
         wanted = {known[name].name for name in names}
-        wanted |= {row.same_as for row in self.rows if row.name in wanted and row.same_as}
+        wanted |= {other for row in self.rows if row.name in wanted for other in (row.same_as, row.start) if other}
         return [row for row in self.rows if row.name in wanted]
 
 

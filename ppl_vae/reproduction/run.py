@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ppl_vae import report
 from ppl_vae.reproduction.job import Budget, Job
 from ppl_vae.reproduction.page import write_page
-from ppl_vae.reproduction.protocol import Protocol
+from ppl_vae.reproduction.protocol import Protocol, Row
 from ppl_vae.training import Compile, resolve_device
 from ppl_vae.workers import run_jobs
 
@@ -40,7 +40,7 @@ def reproduce(
         protocol: of the table.
         folder: for results.json, table.md and index.html, which are written anew after each run, and a run folder
             for each row and seed.
-        rows: names, or numbers from 1; all by default.
+        rows: names, or numbers from 1; all but those on request by default.
         seeds: runs of each row: seeds 0, 1, ...
         budget: how much of the protocol; all by default.
         data_root: folder of the data sets.
@@ -60,22 +60,26 @@ def reproduce(
         raise ValueError(f"seeds: got {seeds}, expected at least 1")
     place = resolve_device(device)
     root = None if data_root is None else str(Path(data_root).resolve())
+
+    def _job(row: Row, seed: int) -> Job:
+        start = row.start and folder / _name(row.start, seed)
+        return Job(protocol, row, seed, budget, folder / _name(row.name, seed), start or None, root, device, compile)
+
     chosen = [row for row in protocol.chosen(rows) if row.same_as is None]
     _claim(folder, {"protocol": asdict(protocol), "budget": asdict(budget)})
-    jobs = {
-        (row.name, seed): Job(protocol, row, seed, budget, folder / _name(row.name, seed), root, device, compile)
-        for row in (row for row in protocol.rows if row.same_as is None)
-        for seed in range(seeds)
-    }
+    trained = [row for row in protocol.rows if row.same_as is None]
+    jobs = {(row.name, seed): _job(row, seed) for row in trained for seed in range(seeds)}
     wanted = [job for job in jobs.values() if job.row in chosen]
     if workers is None:
         workers = torch.get_num_threads() if place.type == "cpu" else 1
     table = write_page(protocol, jobs, folder)
     total = sum(job.steps for job in wanted)
+    first, then = ([job for job in wanted if (job.start is None) is fresh] for fresh in (True, False))
     with tqdm(total=total, disable=not progress, unit="step", mininterval=0.5) as bar:
-        for job, _ in zip(wanted, run_jobs(wanted, min(workers, len(wanted)), bar.update), strict=True):
-            table = write_page(protocol, jobs, folder)
-            bar.set_postfix_str(f"done: {job.row.name}")
+        for wave in filter(None, (first, then)):  # those that begin with the end of another come after all of these
+            for job, _ in zip(wave, run_jobs(wave, min(workers, len(wave)), bar.update), strict=True):
+                table = write_page(protocol, jobs, folder)
+                bar.set_postfix_str(f"done: {job.row.name}")
     return table
 
 
