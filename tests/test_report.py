@@ -26,6 +26,7 @@ from ppl_vae.report import (
     learning_curves,
     manifold_figure,
     reconstruction_grid,
+    side_by_side,
     write_bytes,
     write_csv,
     write_json,
@@ -91,6 +92,16 @@ def test_reconstructions_stand_below_their_originals(tmp_path: Path, drawn: list
     column = shown[34 + np.array([0, 68, 144, 212]), left, 0]
     assert column.tolist() == [0, 153, 0, 153]
     assert [t.get_text() for t in drawn[0].axes[0].get_yticklabels()] == ["data", "model"] * 2
+
+
+def test_two_grids_stand_side_by_side(tmp_path: Path) -> None:
+    x, y = torch.full((4, 1, 8, 8), 0.2), torch.full((4, 1, 8, 8), 0.6)
+    shown = pixels(side_by_side(x, y, tmp_path / "x.png"))
+    row = shown[34, :, 0]
+    assert shown.shape[0] == 2 * 66 + 2 and row[[34, 100, -34, -100]].tolist() == [51, 51, 153, 153]
+    assert (row[shown.shape[1] // 2 - 10 : shown.shape[1] // 2 + 10] == 255).all()
+    with pytest.raises(ValueError, match="expected one shape for both"):
+        side_by_side(x, y[:3], tmp_path / "y.png")
 
 
 def test_the_manifold_keeps_its_layout(tmp_path: Path, drawn: list[Figure]) -> None:

@@ -1,6 +1,13 @@
 """Figures, tables and one HTML page, each written whole or not at all."""
 
-from ppl_vae.report.figures import Curve, image_grid, learning_curves, manifold_figure, reconstruction_grid
+from ppl_vae.report.figures import (
+    Curve,
+    image_grid,
+    learning_curves,
+    manifold_figure,
+    reconstruction_grid,
+    side_by_side,
+)
 from ppl_vae.report.files import environment, write_bytes, write_csv, write_json
 from ppl_vae.report.page import Section, html_page
 from ppl_vae.report.results import comparison_files, pictures
@@ -16,6 +23,7 @@ __all__ = [
     "manifold_figure",
     "pictures",
     "reconstruction_grid",
+    "side_by_side",
     "write_bytes",
     "write_csv",
     "write_json",

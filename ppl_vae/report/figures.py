@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ppl_vae.report.files import write_bytes
 
-__all__ = ["Curve", "image_grid", "learning_curves", "manifold_figure", "reconstruction_grid"]
+__all__ = ["Curve", "image_grid", "learning_curves", "manifold_figure", "reconstruction_grid", "side_by_side"]
 
 Curve = Sequence[tuple[float, float]]
 """Points (step, value)."""
@@ -50,6 +50,29 @@ def image_grid(images: Tensor, path: str | Path, columns: int | None = None, tit
     tiles = _tiles(images)
     columns = math.ceil(math.sqrt(len(tiles))) if columns is None else columns
     return _save_mosaic(_mosaic(tiles, _at_most(len(tiles), columns), 64), path, title)
+
+
+def side_by_side(
+    left: Tensor, right: Tensor, path: str | Path, columns: int | None = None, title: str | None = None
+) -> Path:
+    """A PNG of two grids of images with a gap between them.
+
+    Args:
+        left: as in `image_grid`.
+        right: as many, of the same shape.
+        path: of the PNG.
+        columns: images in a row of each grid; as many as rows by default.
+        title: above the images.
+
+    Raises:
+        ValueError: two different shapes; what `image_grid` raises.
+    """
+    if left.shape != right.shape:
+        raise ValueError(f"got {tuple(left.shape)} and {tuple(right.shape)}, expected one shape for both")
+    columns = math.ceil(math.sqrt(len(left))) if columns is None else columns
+    grids = [_mosaic(_tiles(images), _at_most(len(images), columns), 64) for images in (left, right)]
+    gap = np.full_like(grids[0][:, :24], 255)
+    return _save_mosaic(np.concatenate([grids[0], gap, grids[1]], axis=1), path, title)
 
 
 def reconstruction_grid(

@@ -8,7 +8,7 @@ from torch import Tensor
 from ppl_vae import generation
 from ppl_vae.comparison import Comparison
 from ppl_vae.pair import Pair
-from ppl_vae.report.figures import image_grid, learning_curves, manifold_figure, reconstruction_grid
+from ppl_vae.report.figures import image_grid, learning_curves, manifold_figure, reconstruction_grid, side_by_side
 from ppl_vae.report.files import environment, write_csv, write_json
 from ppl_vae.report.page import Section, html_page
 
@@ -50,7 +50,9 @@ def comparison_files(result: Comparison, table: str, test: Tensor, folder: Path)
 
 
 def pictures(pair: Pair, test: Tensor, name: str, folder: Path) -> list[Path]:
-    """Write samples.png, reconstructions.png and, for a 2-D latent, manifold.png; nothing for data that are no images.
+    """Write samples.png, real_and_samples.png, reconstructions.png and, for a 2-D latent, manifold.png.
+
+    Nothing for data that are no images.
 
     Args:
         pair: with `data_shape` (1 or 3, H, W).
@@ -62,7 +64,12 @@ def pictures(pair: Pair, test: Tensor, name: str, folder: Path) -> list[Path]:
     if len(shape) != 3 or shape[0] not in (1, 3):
         return []
     blank = test[:1].expand(NUM_IMAGES, *shape)
-    paths = [image_grid(generation.samples(pair, blank), folder / "samples.png", title=f"Samples: {name}")]
+    samples = generation.samples(pair, blank)
+    paths = [image_grid(samples, folder / "samples.png", title=f"Samples: {name}")]
+    if len(test) >= NUM_IMAGES:
+        title = f"Real (left), simulated (right): {name}"
+        real = test[:: len(test) // NUM_IMAGES][:NUM_IMAGES]  # neighbours may be alike
+        paths.append(side_by_side(real, samples, folder / "real_and_samples.png", title=title))
     shown = test[:20]
     again = generation.reconstructions(pair, shown)
     paths.append(reconstruction_grid(shown, again, folder / "reconstructions.png", title=f"Reconstructions: {name}"))
