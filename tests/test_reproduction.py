@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from ppl_vae import cli, fit, rates, reproduction
+from ppl_vae import cli, evaluation, fit, rates, reproduction
 from ppl_vae.data import load
 from ppl_vae.objectives import IWAE, Trace_ELBO
 from ppl_vae.pairs import VAE
@@ -129,6 +129,22 @@ def test_what_is_done_is_kept_and_what_was_stopped_goes_on(table: str, monkeypat
     assert runs[0][1]["history"]["resumed"] == [] and runs[1][1]["history"]["resumed"] == [71]
     for first, second in zip(*runs, strict=True):
         assert first["evaluation"] | {"seconds": 0} == second["evaluation"] | {"seconds": 0}
+
+
+def test_the_bound_on_test_data_is_followed_and_left_alone(table: str) -> None:
+    assert run(table, *PART, "--rows", "1", "--out", "without") == 0
+    Path(table).write_text(SMALL.replace("num_particles: 30", "rehearsal_test: 25\ntest_curve: true"))
+    assert run(table, *PART, "--rows", "1", "--out", "with") == 0
+    first, second = (torch.load(f"{out}/vae-seed-0/pair.pt", weights_only=True) for out in ("without", "with"))
+    assert all(torch.equal(first[name], second[name]) for name in first)  # training doesn't notice
+    curve = json.loads(Path("with/vae-seed-0/test_curve.json").read_text())
+    assert [int(step) for step in curve] == list(range(1, 151))
+    data = load("digits").subset(1000, 40)
+    pair = VAE((1, 8, 8), latent_dim=2, hidden=(9,))
+    pair.load_state_dict(second)
+    bound = evaluation.bound(pair, Trace_ELBO(), data.test_batch()[:25], seed=0)
+    assert curve["150"] == pytest.approx(bound.mean().item(), rel=1e-6)
+    assert Path("with/test_curves.png").exists() and not Path("without/test_curves.png").exists()
 
 
 def test_some_rows(table: str) -> None:

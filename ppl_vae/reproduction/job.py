@@ -14,6 +14,7 @@ from ppl_vae import evaluation, rates, report, runs, specs
 from ppl_vae.checkpoints import Checkpoints
 from ppl_vae.data import Dataset, load
 from ppl_vae.evaluation.chunks import require_positive
+from ppl_vae.objectives import Objective
 from ppl_vae.pair import Pair
 from ppl_vae.reproduction.protocol import Protocol, Row
 from ppl_vae.run_folder import CHECKPOINTS, RunFolder
@@ -21,6 +22,8 @@ from ppl_vae.training import Record, fit, resolve_device
 from ppl_vae.workers import Advance
 
 __all__ = ["Budget", "Job"]
+
+TEST_CURVE = "test_curve.json"
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,8 @@ class Job:
                 advance(record.step - done)
                 done = record.step
                 folder.record(record)
+                if self.protocol.test_curve:
+                    self._follow(record.step, pair, objective, dataset)
 
             history = fit(
                 pair,
@@ -171,6 +176,21 @@ class Job:
         return _dataset(
             self.protocol.data, self.protocol.binarisation, self.data_root, self.protocol.num_train, num_test or None
         )
+
+    def test_curve(self) -> list[tuple[float, float]]:
+        """Points (training data seen, bound on test data in nats per datum), as far as the run has come."""
+        path = self.folder / TEST_CURVE
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return [(int(step) * self.batch_size, bound) for step, bound in found.items()]
+
+    def _follow(self, step: int, pair: Pair, objective: Objective, dataset: Dataset) -> None:
+        test = dataset.test_batch()[: self.protocol.rehearsal_test].to(pair.reference().device)
+        bound = evaluation.bound(pair, objective, test, seed=self.seed).mean().item()
+        path = self.folder / TEST_CURVE
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        # A run that was taken up again comes by some steps once more.
+        kept = {s: b for s, b in before.items() if int(s) < step}
+        report.write_json({**kept, str(step): bound}, path)
 
     def _opened(self) -> AbstractContextManager[RunFolder]:
         if self.folder.exists():

@@ -39,8 +39,29 @@ def write_page(protocol: Protocol, jobs: Jobs, folder: Path) -> str:
         report.Section("Rows", _about(protocol, jobs), table=rows),
         report.Section("Differences in NLL: negative is better", table=gaps),
     ]
+    if figure := _test_curves(protocol, jobs, folder):
+        sections.append(report.Section("The bound on test data while training", figures=[figure]))
     report.html_page(protocol.title, sections, folder / "index.html")
     return table
+
+
+def _test_curves(protocol: Protocol, jobs: Jobs, folder: Path) -> Path | None:
+    """A figure of the test bound against the training data seen, of the runs that have come far enough."""
+    curves: dict[str, list[Any]] = {}
+    for (row, _), job in jobs.items():
+        if len(curve := job.test_curve()) > 1:
+            curves.setdefault(row, []).append(curve)
+    same = {row: [c for c in several if len(c) == len(several[0])] for row, several in curves.items()}
+    if not same:
+        return None
+    return report.learning_curves(
+        same,
+        folder / "test_curves.png",
+        ylabel="test bound, nats per datum",
+        xlabel="training data seen",
+        title=protocol.title,
+        log_x=True,
+    )
 
 
 def _about(protocol: Protocol, jobs: Jobs) -> str:

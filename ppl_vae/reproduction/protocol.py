@@ -71,6 +71,7 @@ class Protocol:
         learning_rate, betas, eps: of Adam.
         num_particles: K of the NLL.
         rehearsal_particles, rehearsal_test: K, and the first so many test data, where a fraction of the protocol runs.
+        test_curve: also follow the bound on the test data while training (on the first `rehearsal_test` of them).
         independent_source: where the independent figures come from.
         deviations: from what was published.
 
@@ -94,6 +95,7 @@ class Protocol:
     num_particles: int = 5000
     rehearsal_particles: int = 500
     rehearsal_test: int = 1000
+    test_curve: bool = False
     independent_source: str = ""
     deviations: str = ""
 
