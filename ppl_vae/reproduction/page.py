@@ -32,13 +32,14 @@ def write_page(protocol: Protocol, jobs: Jobs, folder: Path) -> str:
     runs = [{"row": name, "seed": seed, **found} for (name, seed), found in results.items()]
     everything = {"protocol": asdict(protocol), "rows": rows, "differences": gaps, "runs": runs}
     report.write_json(everything, folder / "results.json")
-    table = f"{_markdown(rows)}\n\nDifferences in NLL; negative is better.\n\n{_markdown(gaps)}"
+    table = _markdown(rows)
+    if gaps:
+        table += f"\n\nDifferences in NLL; negative is better.\n\n{_markdown(gaps)}"
     text = f"# {protocol.title}\n\n{_about(protocol, jobs)}\n\n{table}\n"
     report.write_bytes(text.encode(), folder / "table.md")
-    sections = [
-        report.Section("Rows", _about(protocol, jobs), table=rows),
-        report.Section("Differences in NLL: negative is better", table=gaps),
-    ]
+    sections = [report.Section("Rows", _about(protocol, jobs), table=rows)]
+    if gaps:
+        sections.append(report.Section("Differences in NLL: negative is better", table=gaps))
     if figure := _test_curves(protocol, jobs, folder):
         sections.append(report.Section("The bound on test data while training", figures=[figure]))
     report.html_page(protocol.title, sections, folder / "index.html")
@@ -142,8 +143,6 @@ def _error(values: list[float]) -> float:
 
 
 def _markdown(rows: list[dict[str, Any]]) -> str:
-    if not rows:
-        return ""
     columns = list(rows[0])
     cells = [[f"{row[c]:,}" if isinstance(row[c], int) else str(row[c]) for c in columns] for row in rows]
     lines = [columns, ["---"] * len(columns), *cells]
