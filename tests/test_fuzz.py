@@ -207,15 +207,16 @@ def words_of(command: str, options: Mapping[str, str] | None = None) -> tuple[st
 def lines(draw: st.DrawFn, command: str) -> Case:
     """A valid tiny command with one or two changes: values of options, or words that are none."""
     odd: tuple[str, ...] = ()
-    words, wrong, names = [], {}, OPTIONS[command] or ["steps"]
+    words, bare, wrong, names = [], [], {}, OPTIONS[command] or ["steps"]
     for _ in range(draw(st.integers(1, 2))):
         name = draw(st.sampled_from(names))
         if not OPTIONS[command] or draw(st.integers(0, 7)) == 0:
             kind = draw(st.sampled_from([*BADS, "junk", "help", "print_config"]))
             junk = draw(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8))
-            words.append({**BADS, "junk": draw(st.sampled_from(["", "--"])) + junk}.get(kind, f"--{kind}").format(name))
+            word = {**BADS, "junk": draw(st.sampled_from(["", "--"])) + junk}.get(kind, f"--{kind}").format(name)
+            (bare if kind == "no value" else words).append(word)  # a word behind it would be its value
             if kind in BADS:
-                wrong[kind] = (words[-1].removesuffix("=1"), name)
+                wrong[kind] = (word.removesuffix("=1"), name)
             continue
         values = values_of(command, name)
         kind = draw(st.sampled_from([k for k in ("good", "found", "bad", "odd") if getattr(values, k)]))
@@ -232,7 +233,7 @@ def lines(draw: st.DrawFn, command: str) -> Case:
     # These two end the program before it looks at all of the rest.
     bad = bool(wrong) and not {"--help", "--print_config"} & set(words)
     mentions = tuple(mention for given in (*wrong.values(), odd) for mention in given if mention)
-    return Case((*words_of(command), *words), files_for(command), bad, mentions)
+    return Case((*words_of(command), *words, *bare), files_for(command), bad, mentions)
 
 
 # --- Files ------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Hostile surroundings of a run: full disks, permissions, wrong clocks, damage, signals, other processes."""
 
 import contextlib
+import functools
 import itertools
 import json
 import multiprocessing
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from ppl_vae import cli, loop, report
 from ppl_vae.checkpoints import Checkpoints, read
@@ -62,11 +64,18 @@ def at(patch: pytest.MonkeyPatch, place: Place, act: Callable[[], object]) -> No
     patch.setattr(name, called)
 
 
+@functools.cache
+def digits() -> Any:
+    """Read once: an ordinary user may not be allowed to look where packages are installed."""
+    return load_digits(return_X_y=True)
+
+
 def train(*words: str, place: Place | None = None, signals: Sequence[int] = ()) -> Any:
     """The exit status; sends itself signals at a place."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("learning_curves", "pictures"):  # they take longer than all else
             patch.setattr(report, name, lambda *_: None)
+        patch.setattr("sklearn.datasets.load_digits", lambda **_: digits())
         if place is not None:
             at(patch, place, lambda: [Path("signalled").touch(), *(os.kill(os.getpid(), n) for n in signals)])
         try:

@@ -18,6 +18,9 @@ from ppl_vae.data.files import unread
 GRACE = 30
 """Seconds that a worker goes on after SIGTERM: what systems leave a job between SIGTERM and SIGKILL."""
 
+HELD = (signal.SIGINT, signal.SIGTERM)
+"""Signals that a worker is started without."""
+
 Task = tuple[int, list[int]]
 """Which batch of the run, and its rows."""
 
@@ -86,6 +89,7 @@ def outlive_signals(worker: int) -> None:
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, _end_later)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
 
 
 def _end_later(number: int, frame: FrameType | None) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ppl_vae.data.dataset import DataError
-from ppl_vae.data.fetching import Fetch, Task, outlive_signals
+from ppl_vae.data.fetching import HELD, Fetch, Task, outlive_signals
 from ppl_vae.data.files import unread
 from ppl_vae.data.order import Order
 
@@ -201,17 +201,21 @@ def _length(dataset: Any) -> int:
 
 @contextmanager
 def _quiet_children() -> Iterator[None]:
-    """Keeps torch from raising out of a signal handler where a worker has died.
+    """Within, workers are started.
 
-    That could be in the middle of a step, or of a checkpoint; `next` notices by itself, within seconds.
+    They get no signal before they know what to do with it (see `outlive_signals`). And torch is kept from raising out
+    of a signal handler where a worker has died: that could be in the middle of a step, or of a checkpoint; `next`
+    notices by itself, within seconds.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
         yield
         return
     before = signal.getsignal(signal.SIGCHLD)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if before is not None:  # set by Python
             signal.signal(signal.SIGCHLD, before)
 
