@@ -1,15 +1,17 @@
 """Run a pair without leaving a trace of it: no gradient, no change of mode, no use of the global random stream."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ppl_vae.pair import Pair
 
-__all__ = ["private_stream", "undisturbed"]
+__all__ = ["private_stream", "undisturbed", "unnoticed"]
 
 
 @contextmanager
@@ -30,6 +32,23 @@ def undisturbed(pair: Pair, seed: int | None) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def unnoticed(*programs: Callable[..., Any], device: torch.device) -> Iterator[None]:
+    """Within, programs may be run for what they say: random streams and their modules' buffers are put back.
+
+    A run that is taken up again runs them so once more: what that moved would be moved twice.
+    """
+    modules = [owner for program in programs if isinstance(owner := getattr(program, "__self__", program), nn.Module)]
+    kept = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    try:
+        with torch.no_grad(), private_stream(0, device):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in kept:
+                buffer.copy_(before)
 
 
 @contextmanager

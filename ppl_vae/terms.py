@@ -18,6 +18,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from ppl_vae.paths import Gradient, PathWeight, constant, frozen_guide, with_values
+from ppl_vae.quiet import unnoticed
 from ppl_vae.sites import PARTICLES, NotPerDatumError, Site, density_sites, is_subsample, plates_of
 
 __all__ = ["Draw", "NotPerDatumError", "Particles", "Site", "Terms", "check_match", "draw", "guess_plate_nesting"]
@@ -227,9 +228,8 @@ def draw(
 
 
 def guess_plate_nesting(model: Program, guide: Program, *batch: Any) -> int:
-    """How deep the plates of a pair nest, found by one run that leaves the random state as it was."""
-    # Only the CPU and the current accelerator's states are touched by a pair's programs.
-    with torch.random.fork_rng(devices=_devices(batch)), torch.no_grad(), poutine.block():
+    """How deep the plates of a pair nest, found by one run that leaves no trace."""
+    with unnoticed(model, guide, device=_device(batch)), poutine.block():
         sites = _run(model, guide, batch, 1, None).sites
     return max((-f.dim for s in sites for f in s.frames if f.dim is not None), default=0)
 
@@ -333,5 +333,5 @@ def _sum_all_but(log_prob: Tensor, *keep: int | None) -> Tensor:
     return log_prob.sum(extra) if extra else log_prob
 
 
-def _devices(batch: Sequence[Any]) -> list[torch.device]:
-    return list({b.device for b in batch if isinstance(b, Tensor) and b.device.type == "cuda"})
+def _device(batch: Sequence[Any]) -> torch.device:
+    return next((b.device for b in batch if isinstance(b, Tensor)), torch.device("cpu"))

@@ -73,6 +73,10 @@ def odd() -> tuple[Pair, Objective, dict[str, Any]]:
     return Odd(), Trace_ELBO(), {"ema": 0.9, "valid": held_out, "schedule": Plateau(patience=2), "accumulate": 2}
 
 
+def several() -> tuple[Pair, Objective, dict[str, Any]]:
+    return Odd(), IWAE(3), {}
+
+
 def momentum() -> tuple[Pair, Objective, dict[str, Any]]:
     pair = VAE((1, 8, 8), 5, (20,))
     return pair, VIMCO(3), {"optim": torch.optim.SGD(pair.parameters(), lr=1e-4, momentum=0.9)}
@@ -104,7 +108,7 @@ def curve(history: History) -> list[dict[str, Any]]:
     return [{**asdict(record), "seconds": 0.0} for record in history.records]
 
 
-@pytest.mark.parametrize("make", [plain, odd, momentum, baselines, compiled], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [plain, odd, several, momentum, baselines, compiled], ids=lambda make: make.__name__)
 def test_interrupted_runs_end_the_same(make: Make, tmp_path: Path) -> None:
     whole, history = run(make)
     for crash in (3, 8, 20, 34, 59):  # before the first checkpoint, and behind others

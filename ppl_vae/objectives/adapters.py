@@ -27,6 +27,7 @@ from ppl_vae.objectives.base import PairLoss, Program
 from ppl_vae.objectives.elbo import Trace_ELBO
 from ppl_vae.objectives.enumeration import Enumerate, expected, expected_rows, is_latent, plain
 from ppl_vae.pair import Pair
+from ppl_vae.quiet import unnoticed
 from ppl_vae.sites import density_sites, sample_sites
 from ppl_vae.terms import Terms
 
@@ -267,8 +268,8 @@ def _sizes(shapes: list[list[int] | None]) -> tuple[torch.Size | None, ...]:
 
 def _guess_plate_nesting(model: Program, guide: Program, batch: tuple[Any, ...]) -> int:
     """As `terms.guess_plate_nesting`, for a guide that may leave sites out."""
-    devices = {b.device for b in batch if isinstance(b, Tensor) and b.device.type == "cuda"}
-    with torch.random.fork_rng(devices=devices), torch.no_grad(), poutine.block():
+    device = next((b.device for b in batch if isinstance(b, Tensor)), torch.device("cpu"))
+    with unnoticed(model, guide, device=device), poutine.block():
         guide_trace = poutine.trace(guide).get_trace(*batch)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
     sites = [*sample_sites(guide_trace).values(), *sample_sites(model_trace).values()]
