@@ -13,6 +13,7 @@ BUDGETS = {
     "02_your_own_pair.py": ["--steps", "20", "--num-particles", "10", "--seeds", "2"],
     "03_compare_bounds.py": ["--steps", "20", "--num-particles", "10", "--seeds", "2"],
     "04_hierarchical.py": ["--steps", "20", "--num-particles", "10"],
+    "05_ladder.py": ["--steps", "20", "--num-particles", "10"],
 }
 
 

@@ -1,5 +1,6 @@
 """Networks that give distributions: `nn.Sequential(trunk, head)`."""
 
+from ppl_vae.nn.batch_norm import BatchNorm
 from ppl_vae.nn.heads import (
     BernoulliHead,
     DiscretisedLogisticHead,
@@ -9,11 +10,13 @@ from ppl_vae.nn.heads import (
     SharedNormalHead,
 )
 from ppl_vae.nn.init import glorot_
+from ppl_vae.nn.merge import merge_normals
 from ppl_vae.nn.shapes import Shape, as_shape, as_size
 from ppl_vae.nn.trunks import MLP, ConvDecoder, ConvEncoder, Trunk
 
 __all__ = [
     "MLP",
+    "BatchNorm",
     "BernoulliHead",
     "ConvDecoder",
     "ConvEncoder",
@@ -27,4 +30,5 @@ __all__ = [
     "as_shape",
     "as_size",
     "glorot_",
+    "merge_normals",
 ]

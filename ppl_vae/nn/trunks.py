@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from ppl_vae.nn.batch_norm import BatchNorm
 from ppl_vae.nn.init import glorot_
 from ppl_vae.nn.shapes import Shape, as_shape
 
@@ -80,6 +81,7 @@ class MLP(Trunk):
         out_shape: shape of one output, usually `head.raw_shape`; an int n means n features.
         hidden: sizes of the hidden layers; () gives one linear map.
         activation: makes the activation after each hidden layer (a class, or any callable without arguments).
+        batch_norm: normalise before each activation, see `BatchNorm`; the hidden layers then have no bias of theirs.
 
     Raises:
         ValueError: in the forward pass, for inputs that do not end with in_shape.
@@ -99,22 +101,30 @@ class MLP(Trunk):
         out_shape: Shape,
         hidden: Sequence[int] = (200, 200),
         activation: Activation = nn.Tanh,
+        batch_norm: bool = False,
     ) -> None:
         super().__init__(in_shape, out_shape)
         sizes = [math.prod(self.in_shape), *as_shape(hidden, "hidden")]
         _check_activation(activation, (2, 2))
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(sizes):
-            layers += [nn.Linear(n_in, n_out), activation()]
+            norm = [BatchNorm(n_out)] if batch_norm else []
+            layers += [nn.Linear(n_in, n_out, bias=not batch_norm), *norm, activation()]
         self.hidden = nn.Sequential(*layers)
         self.output = nn.Linear(sizes[-1], math.prod(self.out_shape))
         glorot_(self, self._blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., *in_shape) to (..., *out_shape)."""
-        leading = self._leading(x)
-        flat = x.reshape(*leading, math.prod(self.in_shape))
-        return self.output(self.hidden(flat)).reshape(*leading, *self.out_shape)
+        return self.read_out(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """The last hidden layer of x (..., *in_shape): (..., hidden[-1]), or x flattened where there is none."""
+        return self.hidden(x.reshape(*self._leading(x), math.prod(self.in_shape)))
+
+    def read_out(self, features: Tensor) -> Tensor:
+        """Map features (..., hidden[-1]) to (..., *out_shape)."""
+        return self.output(features).reshape(*features.shape[:-1], *self.out_shape)
 
     def _output_bias(self) -> Tensor:
         return self.output.bias
