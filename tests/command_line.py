@@ -144,7 +144,8 @@ def problems(case: Case, got: Outcome) -> list[str]:
         f"names none of {case.mentions}: {text!r}": (
             not (case.bad and case.mentions)
             or any(mention[:100] in text for mention in case.mentions)  # they are cut
-            or "expected one argument" in text or "unrecognized arguments" in text  # another fault came first,
+            or "expected one argument" in text
+            or "unrecognized arguments" in text  # another fault came first,
             or "key='deeper'" in text  # or takes --one.deeper for another option's
         ),
         f"refused only after the training: {text!r}": not (case.bad and got.late) or may_be_late,
