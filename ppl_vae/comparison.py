@@ -17,14 +17,13 @@ from ppl_vae.evaluation import Evaluation
 from ppl_vae.evaluation.chunks import require_positive
 from ppl_vae.objectives import Objective
 from ppl_vae.pair import Pair
+from ppl_vae.seeds import check_seeds
 from ppl_vae.training import Compile, Data, History, Record, fit, resolve_device
 from ppl_vae.workers import Advance, run_jobs
 
 __all__ = ["Comparison", "Difference", "Row", "Run", "compare"]
 
 MakePair = Callable[[], Pair]
-
-MOST_SEEDS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -206,8 +205,8 @@ def compare(
         >>> [row.objective for row in result.rows]
         ['elbo', 'iwae-5']
     """
-    if not objectives or seeds < 1:
-        raise ValueError(f"got {len(objectives)} objectives and {seeds} seeds, expected at least one of each")
+    if not objectives:
+        raise ValueError("objectives: got none, expected at least one; {'elbo': Trace_ELBO()}, say")
     _check_settings(seeds, batch_size, learning_rate, num_particles)
     if gradient_draws < 0 or gradient_draws == 1:
         raise ValueError(f"gradient_draws: got {gradient_draws}, expected 0 for none, or at least 2")
@@ -319,8 +318,7 @@ def _check_settings(seeds: int, batch_size: int, learning_rate: float, num_parti
     """Refuse before the first run what would be refused after it, or without its name."""
     for name, value in (("batch_size", batch_size), ("num_particles", num_particles)):
         require_positive(name, value)
-    if seeds > MOST_SEEDS:
-        raise ValueError(f"seeds: got {seeds}, expected at most {MOST_SEEDS:,}; each is a run of its own")
+    check_seeds(seeds)
     if not 0 <= learning_rate < math.inf:
         raise ValueError(f"learning_rate: got {learning_rate}, expected a finite number of at least 0")
 

@@ -155,14 +155,14 @@ def _make_beside(path: Path) -> Path:
     try:
         return Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
-        raise ValueError(f"out: {path} can't be written: {error.strerror}; choose another folder with --out") from error
+        raise _refusal(path, error) from error
 
 
 def _appear(partial: Path, path: Path) -> None:
     try:
         partial.rename(path)
     except OSError as error:  # another process was faster
-        raise ValueError(f"out: {path} can't be made: {error.strerror}; choose another folder with --out") from error
+        raise _refusal(path, error) from error
 
 
 def _put_aside(path: Path, locks: ExitStack) -> Path:
@@ -171,6 +171,12 @@ def _put_aside(path: Path, locks: ExitStack) -> Path:
     aside = path.with_name(f".{path.name}.before")
     shutil.rmtree(aside, ignore_errors=True)
     return path.rename(aside)
+
+
+def _refusal(path: Path, error: OSError) -> ValueError:
+    return ValueError(
+        f"out: got {path} ({error.strerror}), expected a folder that can be written; choose one with --out"
+    )
 
 
 @contextmanager
@@ -184,7 +190,7 @@ def _locked(folder: Path, name: Path) -> Iterator[None]:
             f"out: got {name}, which another process is writing, expected a free one; wait for it, or choose another"
         ) from error
     except OSError as error:
-        raise ValueError(f"out: {name} can't be written: {error.strerror}; check its permissions") from error
+        raise _refusal(name, error) from error
     try:
         yield
     finally:

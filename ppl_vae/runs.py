@@ -115,9 +115,11 @@ def check_free(path: str | Path, overwrite: bool = False) -> None:
     if not os.path.lexists(final):
         return
     if not overwrite:
-        raise ValueError(f"out: {final} exists already; choose another folder with --out, or pass --overwrite true")
+        raise ValueError(
+            f"out: got {final}, which exists, expected a new folder; choose one with --out, or pass --overwrite true"
+        )
     if final.is_symlink() or not final.is_dir():
-        raise ValueError(f"out: {final} is a file or a link, expected a folder; choose another with --out")
+        raise ValueError(f"out: got {final}, a file or a link, expected a folder; choose another with --out")
     if not _is_ours(final):
         raise ValueError(
             f"out: got {final}, which has no {CONFIG} or {RESULTS} of ours, expected a folder written by ppl-vae: "
@@ -147,7 +149,9 @@ def check_writable(path: str | Path) -> None:
 
 def _not_writable(path: str | Path, error: Exception) -> ValueError:
     reason = getattr(error, "strerror", None) or error
-    return ValueError(f"out: {str(path)!r} can't be written: {reason}; choose another with --out")
+    return ValueError(
+        f"out: got {str(path)!r} ({reason}), expected a path that can be written; choose another with --out"
+    )
 
 
 def _is_ours(folder: Path) -> bool:
@@ -209,17 +213,20 @@ def load_run(folder: str | Path, data_root: str | None = None) -> LoadedRun:
         _check_config(config)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(
-            f"run: {folder} is not a run folder: {CONFIG} is missing or damaged ({type(error).__name__}: {error}); "
-            "expected a folder written by ppl-vae train"
+            f"run: got {folder} with {CONFIG} missing or damaged ({type(error).__name__}: {error}), expected a folder "
+            "written by ppl-vae train; choose one"
         ) from error
     if not (folder / WEIGHTS).exists():
         raise ValueError(
-            f"run: {folder} has no {WEIGHTS}: the run has not ended; expected one that has; "
-            f"let it go on with ppl-vae train --resume {folder}"
+            f"run: got {folder} without {WEIGHTS}, expected a run that has ended; let it go on with ppl-vae train "
+            f"--resume {folder}"
         )
-    root = data_root or config["data_root"]
-    dataset = load(config["data"], root=root, binarisation=config["binarisation"], seed=config["data_seed"])
-    pair = specs.pair_factory(config["pair"])(dataset.shape)
+    try:
+        root = data_root or config["data_root"]
+        dataset = load(config["data"], root=root, binarisation=config["binarisation"], seed=config["data_seed"])
+        pair, objective = specs.pair_factory(config["pair"])(dataset.shape), specs.make_objective(config["objective"])
+    except ValueError as error:
+        raise ValueError(f"run: in {folder / CONFIG}: {error}") from error
     try:
         # weights_only: a file of weights can't run code.
         with warnings.catch_warnings():
@@ -227,10 +234,10 @@ def load_run(folder: str | Path, data_root: str | None = None) -> LoadedRun:
             pair.load_state_dict(torch.load(folder / WEIGHTS, weights_only=True, map_location="cpu"))
     except Exception as error:
         raise ValueError(
-            f"run: {folder / WEIGHTS} is missing, damaged or of another pair: {unread(error)}; expected the weights "
-            f"that ppl-vae train wrote beside {CONFIG}"
+            f"run: got {folder / WEIGHTS} damaged or of another pair ({unread(error)}), expected the weights that "
+            f"ppl-vae train wrote beside {CONFIG}; train again"
         ) from error
-    return LoadedRun(pair.eval(), dataset, specs.make_objective(config["objective"]), config)
+    return LoadedRun(pair.eval(), dataset, objective, config)
 
 
 def _check_config(config: Any) -> None:

@@ -74,10 +74,7 @@ def make_objective(text: str) -> Objective:
     known = {n: getattr(objectives, n) for n in objectives.__all__ if _is_concrete(getattr(objectives, n))}
     result = _evaluate(text, known, "objective", objective_names())
     if inspect.isclass(result):
-        try:
-            result = result()
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"objective {text!r}: {error}; write its arguments in parentheses") from error
+        result = _called(f"objective {text!r}", result)
     if not isinstance(result, Objective):
         raise ValueError(f"objective: got {_cut(text)}, expected one of {', '.join(objective_names())}")
     return result
@@ -99,8 +96,8 @@ def pair_factory(text: str) -> Callable[[tuple[int, ...]], Pair]:
     name = _shown(call.func) if isinstance(call, ast.Call) else rest if colon else text
     cls = scope.get(name)
     if not (inspect.isclass(cls) and issubclass(cls, Pair)):
-        where = f"{path}.py defines no Pair of that name" if colon else f"expected one of {', '.join(pair_names())}"
-        raise ValueError(f"pair: got {_cut(text)}, {where}; for your own write my_file.py:MyPair")
+        wanted = f"the name of a Pair in {path}.py" if colon else f"one of {', '.join(pair_names())}"
+        raise ValueError(f"pair: got {_cut(text)}, expected {wanted}; for your own write my_file.py:MyPair")
     arguments = {}
     if isinstance(call, ast.Call):
         if call.args:
@@ -115,8 +112,7 @@ def pair_factory(text: str) -> Callable[[tuple[int, ...]], Pair]:
         except refusals as error:
             if is_out_of_memory(error):
                 raise
-            kind = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
-            raise ValueError(f"pair {_cut(text)}: {kind}{error}; its arguments are {inspect.signature(cls)}") from error
+            raise _refusal(f"pair {_cut(text)}", error, cls) from error
 
     return make
 
@@ -179,7 +175,14 @@ def _called(what: str, function: Callable[..., Any], *args: Any, **kwargs: Any) 
     try:
         return function(*args, **kwargs)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{what}: {error}") from error
+        raise _refusal(what, error, function) from error
+
+
+def _refusal(what: str, error: Exception, function: Callable[..., Any]) -> ValueError:
+    """What a function says about its arguments, with those that it takes."""
+    got = str(error) if ", expected " in str(error) else f"got {type(error).__name__}: {error}, expected what it takes"
+    taken = [p.replace(annotation=p.empty) for p in inspect.signature(function).parameters.values()]
+    return ValueError(f"{what}: {got}; its arguments are {inspect.Signature(taken)}")
 
 
 def _cut(text: str) -> str:
@@ -216,7 +219,7 @@ def _literal(node: ast.expr, text: str) -> Any:
 
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise ValueError(f"pair: got the file {str(path)!r}, which does not exist; expected my_file.py:MyPair")
+        raise ValueError(f"pair: got {str(path)!r}, which is not there, expected a file; write my_file.py:MyPair")
     name = f"_ppl_vae_file_{path.stem}"  # a file torch.py must not stand in for torch
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
@@ -226,6 +229,8 @@ def _load_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"pair: {path} can't be imported: {reason}; try python {path}") from error
+        got = f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"pair: got {got} from {path}, expected a file that can be imported; try python {path}"
+        ) from error
     return module

@@ -187,10 +187,12 @@ def resolve_device(device: str | torch.device) -> torch.device:
     except RuntimeError as error:
         raise ValueError(f"device: got {device!r}, expected 'auto', 'cpu', 'cuda' or 'cuda:N'") from error
     if place.type not in ("cpu", "cuda") and not (place.type == "mps" and torch.backends.mps.is_available()):
-        raise ValueError(f"device: got {device!r}, which is not there or can't train; use 'auto', 'cpu' or 'cuda:N'")
+        raise ValueError(
+            f"device: got {device!r}, expected one that is there and can train; use 'auto', 'cpu' or 'cuda:N'"
+        )
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"device: got {device!r}, but {torch.cuda.device_count()} CUDA devices are usable here; "
+            f"device: got {device!r}, expected one of the {torch.cuda.device_count()} CUDA devices usable here; "
             "use 'cpu' or 'auto', or install a CUDA build of torch and its driver"
         )
     return place

@@ -85,7 +85,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
         (["compare", "--objective", "iwae:0"], "num_particles: got 0"),
         (["compare", "--objective", "nope"], "expected one of elbo:K"),
         (["compare", "--pair", "Nope"], "expected one of HierarchicalVAE"),
-        (["compare", "--seeds", "0"], "0 seeds"),
+        (["compare", "--seeds", "0"], "seeds: got 0"),
         (["train", "--objective", "RenyiELBO(alpha=1)"], "other than 1"),
         (["train", "--data", "nope"], "digits"),
         (["train", "--data", "mnist", "--data_root", "nowhere"], "nowhere"),
@@ -96,7 +96,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "--steps", "-1"], "steps"),
         (["train", "--no_such_option", "3"], "no_such_option"),
         (["train", "--steps", "many"], "steps"),
-        (["evaluate", "nowhere"], "not a run folder"),
+        (["evaluate", "nowhere"], "expected a folder written by ppl-vae train"),
         (["frobnicate"], "frobnicate"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -150,4 +150,4 @@ def test_damaged_weights_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     weights.write_bytes(weights.read_bytes()[:200])
     with pytest.raises(SystemExit) as stopped:
         run("sample", "run")
-    assert stopped.value.code == 2 and "pair.pt is missing, damaged" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "got run/pair.pt damaged" in capsys.readouterr().err

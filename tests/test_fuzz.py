@@ -52,6 +52,15 @@ PAIR_FILES = {
     "torch.py": b"from ppl_vae.pairs import VAE as Mine\n",
 }  # fmt: skip
 """Files beside the command, in which pairs are looked for."""
+TABLE = f"""
+title: A table
+source: nowhere
+data: digits
+passes: 1
+rows:
+  - {{name: one, pair: "{TINY_PAIR}", objective: elbo}}
+  - {{name: none, same_as: one}}
+""".encode()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -161,6 +170,9 @@ VALUES: dict[str, Values] = {
         f"IWAE(kl_weight=1{'0' * 400})",
     ), ("nope", "iwae:1e9", ":2")),
     "config": Values((), (), ("missing.yaml", "..", LONG), ("", "kept.txt")),
+    "fraction": Values(("1", "0.5"), ("0", ".nan"), (*NO_RATE, "-1", "1.5", "null", "1e400"), ("1e-300", "true")),
+    "passes": Values(("0.01",), ("0", ".nan"), (*NO_RATE, "-1"), ("null", "1e-300")),
+    "rows": Values(("1", "one", "one; 1"), (), ("2", "nope", "", "1;9", "[]", "-1", LONG), ("null", " 1 ", "１")),
 }  # fmt: skip
 PNG_OUT = Values(("out.png", "a/b.png", "ü.png"), (".", ".."), ("kept.txt/x.png", LONG, "/proc/x.png"), ("", "null"))
 
@@ -169,6 +181,7 @@ BASE: dict[str, dict[str, str]] = {
     "compare": {**TINY, "pair": TINY_PAIR, "objective": "elbo", "seeds": "1", "workers": "1", "gradient_draws": "0"},
     "train": {**TINY, "pair": TINY_PAIR}, "evaluate": {n: value for n, value in TINY.items() if n != "steps"},
     "sample": {"num": "2"}, "reconstruct": {"num": "2"}, "manifold": {"size": "2"}, "list": {},
+    "reproduce": {n: value for n, value in TINY.items() if n != "steps"} | {"passes": "0.01", "workers": "1"},
 }  # fmt: skip
 COMMON = (
     "data", "data_root", "binarisation", "data_seed", "batch_size", "learning_rate", "compile", "out", "overwrite",
@@ -184,8 +197,21 @@ OPTIONS = {
     "evaluate": [*BASE["evaluate"], "objective", "data_root", "seed", "config"],
     **{command: ["num", "seed", "out", "data_root", "config"] for command in ("sample", "reconstruct")},
     "manifold": ["size", "out", "data_root", "config"],
+    "reproduce": [
+        *BASE["reproduce"],
+        "fraction",
+        "rows",
+        "seeds",
+        "batch_size",
+        "data_root",
+        "compile",
+        "out",
+        "config",
+    ],
     "list": [],
 }
+GOT = {"no value": "got no value", "nested": "deeper"}
+ALONE = ("patience", "resume", "config")  # need another option, or take the place of all
 READS_A_RUN = ("evaluate", "sample", "reconstruct", "manifold")
 BADS = {"misspelt": "--{}x=1", "no value": "--{}", "extra": "extra", "nested": "--{}.deeper=1", "foreign": "--alpha=1"}
 
@@ -193,47 +219,75 @@ BADS = {"misspelt": "--{}x=1", "no value": "--{}", "extra": "extra", "nested": "
 def values_of(command: str, option: str) -> Values:
     if option == "out" and command in READS_A_RUN:
         return PNG_OUT
+    if command == "reproduce" and option == "num_particles":
+        return COUNT._replace(bad=NO_COUNT)  # null is the table's number
     # Of more test data than there are, all are reconstructed.
     return COUNT if option == "num" and command == "reconstruct" else VALUES[option]
 
 
 def words_of(command: str, options: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """A valid tiny command, with further options."""
-    run = ("run",) if command in READS_A_RUN else ()
-    return (command, *run, *(f"--{name}={value}" for name, value in {**BASE[command], **(options or {})}.items()))
+    what = ("run",) if command in READS_A_RUN else ("table.yaml",) if command == "reproduce" else ()
+    return (command, *what, *(f"--{name}={value}" for name, value in {**BASE[command], **(options or {})}.items()))
+
+
+def ways(value: str) -> tuple[str, ...]:
+    """How a message may show a value: as it was typed or as it was read, cut where it is long; a file by its name."""
+    shown = {value[:100], repr(value)[1:-1][:100], value.partition(".py:")[0]} if value else {"''", "no value"}
+    with contextlib.suppress(yaml.YAMLError, ValueError, RecursionError):
+        shown.add(str(yaml.safe_load(value))[:100])
+    with contextlib.suppress(ValueError):
+        shown.add(str(float(value)))
+    return tuple(sorted(shown))
+
+
+def written(draw: st.DrawFn, name: str, value: str) -> tuple[str, ...]:
+    """An option and its value, as one word or two, with dashes or underscores."""
+    option = f"--{name.replace('_', '-') if draw(st.booleans()) else name}"
+    # A value with a leading dash is an option of its own to argparse.
+    return (f"{option}={value}",) if draw(st.booleans()) or value.startswith("-") else (option, value)
 
 
 @st.composite
 def lines(draw: st.DrawFn, command: str) -> Case:
-    """A valid tiny command with one or two changes: values of options, or words that are none."""
-    odd: tuple[str, ...] = ()
-    words, bare, wrong, names = [], [], {}, OPTIONS[command] or ["steps"]
-    for _ in range(draw(st.integers(1, 2))):
-        name = draw(st.sampled_from(names))
-        if not OPTIONS[command] or draw(st.integers(0, 7)) == 0:
-            kind = draw(st.sampled_from([*BADS, "junk", "help", "print_config"]))
-            junk = draw(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8))
-            word = {**BADS, "junk": draw(st.sampled_from(["", "--"])) + junk}.get(kind, f"--{kind}").format(name)
-            (bare if kind == "no value" else words).append(word)  # a word behind it would be its value
-            if kind in BADS:
-                wrong[kind] = (word.removesuffix("=1"), name)
-            continue
-        values = values_of(command, name)
-        kind = draw(st.sampled_from([k for k in ("good", "found", "bad", "odd") if getattr(values, k)]))
-        value = draw(st.sampled_from(getattr(values, kind)))
-        option = f"--{name.replace('_', '-') if draw(st.booleans()) else name}"
-        # A value with a leading dash is an option of its own to argparse.
-        one_word = draw(st.booleans()) or value.startswith("-")
-        words += [f"{option}={value}"] if one_word else [option, value]
-        if kind in ("found", "bad"):
-            wrong[name] = (name, value, value.strip("[]"))
-        elif not (command == "compare" and name in ("pair", "objective")):  # those add to what is there
-            wrong.pop(name, None)
-        odd += (name,) if kind == "odd" else ()
-    # These two end the program before it looks at all of the rest.
-    bad = bool(wrong) and not {"--help", "--print_config"} & set(words)
-    mentions = tuple(mention for given in (*wrong.values(), odd) for mention in given if mention)
-    return Case((*words_of(command), *words, *bare), files_for(command), bad, mentions)
+    """A valid tiny command with up to two more options, and one fault, several, or none that must be one."""
+    names = OPTIONS[command]
+    kind = draw(st.sampled_from(["value", "value", "value", "values", "odd", "word"])) if names else "word"
+    others = [name for name in names if name not in ALONE and values_of(command, name).good]
+    words, mentions = (), ()
+    for name in draw(st.lists(st.sampled_from(others), max_size=1)) if others and kind != "odd" else ():
+        words += written(draw, name, draw(st.sampled_from(values_of(command, name).good)))
+        names = [n for n in names if n != name]
+    if kind == "word":
+        word, mentions = draw(strange_words(names))
+        # These end the program before it looks at the rest.
+        bad = bool(mentions)
+        words = (*words, word)
+    else:
+        number = 1 if kind == "value" else 2
+        bad = kind != "odd"
+        names = [n for n in names if not bad or values_of(command, n).bad]
+        for name in draw(st.lists(st.sampled_from(names), min_size=number, max_size=number, unique=True)):
+            values = values_of(command, name)
+            value = draw(st.sampled_from((*values.found, *values.bad) if bad else (*values.good, *values.odd, "null")))
+            words += written(draw, name, value)
+            mentions = () if kind == "values" else ((name, value[:100] or name), ways(value))
+    return Case((*words_of(command), *words), files_for(command), bad, mentions if bad else ())
+
+
+@st.composite
+def strange_words(draw: st.DrawFn, names: list[str]) -> tuple[str, tuple[tuple[str, ...], ...]]:
+    """A word that is no option, and what the message must hold: nothing where it may be one."""
+    name = draw(st.sampled_from(names or ["steps"]))
+    kind = draw(st.sampled_from([*BADS, "junk", "help", "print_config"]))
+    if kind in BADS:
+        word = BADS[kind].format(name)
+        return word, (
+            (name if kind in ("nested", "no value") else word.removesuffix("=1"),),
+            (GOT.get(kind, "got") if names else "got",),
+        )
+    text = draw(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8))
+    return draw(st.sampled_from(["", "--"])) + text if kind == "junk" else f"--{kind}", ()
 
 
 # --- Files ------------------------------------------------------------------------------------------------------------
@@ -249,7 +303,7 @@ def run_folder() -> dict[str, bytes]:
 
 
 def files_for(command: str) -> dict[str, bytes]:
-    return {**PAIR_FILES, **(run_folder() if command in READS_A_RUN else {})}
+    return {**PAIR_FILES, "table.yaml": TABLE, **(run_folder() if command in READS_A_RUN else {})}
 
 
 def saved(save: Callable[..., Any], *args: Any, **kwargs: Any) -> bytes:
@@ -350,7 +404,7 @@ junk_values = st.recursive(
 )
 
 
-def with_config(content: bytes, bad: bool = True, *mentions: str) -> Case:
+def with_config(content: bytes, bad: bool = True, *mentions: tuple[str, ...]) -> Case:
     return Case((*words_of("train"), "--config", "c.yaml"), {**PAIR_FILES, "c.yaml": content}, bad, mentions)
 
 
@@ -373,7 +427,7 @@ def configs(draw: st.DrawFn) -> Case:
     if values:
         value = draw(st.sampled_from(values))
         content = f"{name}: {value}".encode() if kind == "good" else dumped({name: _plain(value)})
-        return with_config(content, kind == "bad", name, value)
+        return with_config(content, kind == "bad", (name, value[:100] or name), ways(value))
     # Any number of steps is a legitimate wish, and so are many particles.
     smaller = junk_values.filter(lambda v: isinstance(v, bool) or not isinstance(v, int | float) or v < 0)
     return with_config(dumped({name: draw(smaller)}), False)
@@ -390,7 +444,7 @@ def _plain(text: str) -> Any:
 def with_data(name: str, content: bytes, bad: bool = True) -> Case:
     path = name.partition("/")[0]
     words = words_of("train", {"pair": GREY_PAIR, "batch_size": "2", "num_test": "1", "data": path})
-    return Case(words, {name: content}, bad, (Path(path).stem,))
+    return Case(words, {name: content}, bad, ((Path(path).stem,),))
 
 
 @st.composite
@@ -407,7 +461,7 @@ def data_files(draw: st.DrawFn) -> Case:
     return with_data(name, bytes(content), change == "cut")
 
 
-def with_run(config: bytes, *mentions: str) -> Case:
+def with_run(config: bytes, *mentions: tuple[str, ...]) -> Case:
     return Case(words_of("sample"), {**files_for("sample"), "run/config.yaml": config}, True, mentions)
 
 
@@ -433,7 +487,7 @@ def run_folders(draw: st.DrawFn) -> Case:
     else:
         name = "run/config.yaml" if kind == "cut config" else "run/pair.pt"
         files[name] = files[name][: draw(st.integers(0, len(files[name]) - 1))]
-    return Case(words_of(command), files, kind not in ("value", "cut config"), ("run",))
+    return Case(words_of(command), files, kind not in ("value", "cut config"), (("run",),))
 
 
 # --- Texts of pairs and objectives ------------------------------------------------------------------------------------
@@ -520,6 +574,7 @@ def fuzzed(cases: st.SearchStrategy[Case], number: int) -> Callable[[], None]:
 
 test_compare = fuzzed(lines("compare"), 8)
 test_train = fuzzed(lines("train"), 36)
+test_reproduce = fuzzed(lines("reproduce"), 12)
 test_evaluate = fuzzed(lines("evaluate"), 12)
 test_pictures_and_list = fuzzed(st.sampled_from(["sample", "reconstruct", "manifold", "list"]).flatmap(lines), 20)
 test_config = fuzzed(configs(), 24)
@@ -539,8 +594,14 @@ FOUND = [
 
 @pytest.mark.parametrize(("command", "option", "value"), FOUND, ids=lambda text: text[:30])
 def test_a_bad_value_is_refused_by_name_and_before_the_training(command: str, option: str, value: str) -> None:
-    named = {"pair": (value, repr(value), "exits.py"), "objective": (value, repr(value))}.get(option, (option,))
-    check(Case(words_of(command, {option: value}), files_for(command), True, named))
+    named = ("exits.py",) if value.startswith("exits") else ways(value)
+    check(Case(words_of(command, {option: value}), files_for(command), True, ((option, "data", value[:100]), named)))
+
+
+@pytest.mark.parametrize("table", ["nope", "missing.yaml", "", "kept.txt", "..", LONG, "own.py"])
+def test_a_table_that_is_none_is_refused(table: str) -> None:
+    files = files_for("reproduce")
+    check(Case(("reproduce", table, *words_of("reproduce")[2:]), files, True, (("table",), ways(table))))
 
 
 @pytest.mark.parametrize("out", ["", ".", "..", "../here", "./", "kept"])
@@ -548,18 +609,41 @@ def test_a_bad_value_is_refused_by_name_and_before_the_training(command: str, op
 def test_overwrite_never_empties_a_folder_of_others(command: str, out: str) -> None:
     ours = run_folder()["run/config.yaml"]  # even where the working folder is a run
     files = {"kept/config.yaml": b"mine: 1\n", "kept/results.json": b"[]", "config.yaml": ours, "../config.yaml": ours}
-    check(Case(words_of(command, {"out": out, "overwrite": "true"}), {**PAIR_FILES, **files}, True, ("out",)))
+    check(Case(words_of(command, {"out": out, "overwrite": "true"}), {**PAIR_FILES, **files}, True, (("out",),)))
 
 
 @pytest.mark.parametrize("option", sorted({"steps", "data", "out", "objective", *BASE["train"], *TRAINED}))
 def test_null_in_a_config_is_refused_by_name(option: str) -> None:
     allows = {"num_test", "pair", "clip_norm", "ema", "patience", "checkpoint_every", "resume"}
-    check(with_config(f"{option}: null\n".encode(), option not in allows, option))
+    check(with_config(f"{option}: null\n".encode(), option not in allows, (option,), ("null", "None")))
 
 
 @pytest.mark.parametrize("name", ["true", "mapping", "large", "escaped nul", "deep"])
 def test_a_strange_config_is_refused(name: str) -> None:
-    check(with_config(YAML_TEXTS[name], True, "config", "out"))
+    check(with_config(YAML_TEXTS[name], True, ("config", "out")))
+
+
+@pytest.mark.parametrize("name", sorted(YAML_TEXTS))
+def test_a_bad_table_is_refused(name: str) -> None:
+    check(Case(words_of("reproduce"), {"table.yaml": YAML_TEXTS[name]}, True, (("got 'table.yaml'",),)))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "mention"),
+    [
+        (b"passes: 1", b"passes: many", "many"), (b"passes: 1", b"speed: 1", "speed"), (b"elbo", b"nope", "nope"),
+        (b"VAE", b"Nope", "Nope"), (b"same_as: one", b"same_as: two", "two"), (b"digits", b"nope", "nope"),
+        (b"digits", b"missing.npz", "missing.npz"), (b"name: none", b"name: one", "one"),
+        (b"passes: 1", b"passes: 1\nschedule: nope", "nope"), (b"passes: 1", b"passes: 1\nbatch_size: 0", "0"),
+        (b"passes: 1", b"passes: 1\nbinarisation: grey", "grey"), (b"latent_dim=2", b"latent_dim=0", "latent_dim"),
+        (b"passes: 1", b"passes: -1", "-1"), (b"passes: 1", b"passes: 1\nlearning_rate: -1", "-1"),
+        (b"passes: 1", b"passes: 1\nnum_particles: 0", "0"), (b"passes: 1", b"passes: 1\nnum_train: 0", "0"),
+    ],
+)  # fmt: skip
+def test_a_bad_line_of_a_table_is_refused(before: bytes, after: bytes, mention: str) -> None:
+    files = {"table.yaml": TABLE.replace(before, after)}
+    words = tuple(word for word in words_of("reproduce") if "num_particles" not in word)
+    check(Case(words, files, True, ((mention,),)))
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -568,12 +652,12 @@ def test_a_run_whose_config_is_damaged_is_refused(key: str, value: Any) -> None:
     if (key, value) in (("data_root", None), ("data_seed", 1), ("binarisation", None)):
         return  # these are allowed
     config = {**yaml.safe_load(run_folder()["run/config.yaml"]), key: value}
-    check(with_run(dumped({name: v for name, v in config.items() if v is not ...}), key))
+    check(with_run(dumped({name: v for name, v in config.items() if v is not ...}), (key,)))
 
 
 @pytest.mark.parametrize("text", [DEEP, b"{a: " * 3000 + b"}" * 3000], ids=["list", "mapping"])
 def test_a_run_whose_config_is_deep_is_refused(text: bytes) -> None:
-    check(with_run(text, "run"))
+    check(with_run(text, ("run",)))
 
 
 @pytest.mark.parametrize("name", sorted(BAD_DATA))

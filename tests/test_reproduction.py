@@ -181,7 +181,7 @@ def test_a_row_may_begin_with_the_end_of_another(table: str) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nowhere"], "table: got 'nowhere', expected one of"),
+        (["nowhere"], "table: got 'nowhere' (No such file or directory), expected one of"),
         (["small.yaml", "--rows", "5"], "rows: got 5, expected names or numbers of 1: VAE; 2: IWAE, k = 1"),
         (["small.yaml", "--fraction", "0"], "fraction: got 0.0"),
         (["small.yaml", "--passes", "-1"], "passes: got -1.0"),
@@ -190,7 +190,7 @@ def test_a_row_may_begin_with_the_end_of_another(table: str) -> None:
         (["small.yaml", "--num-test", "0"], "num_test: got 0"),
         (["small.yaml", "--device", "cuda:99"], "device: got 'cuda:99'"),
         (["small.yaml", "--out", "."], "expected a folder of this table or none"),
-        (["other.yaml"], "other.yaml is no protocol"),
+        (["other.yaml"], "got 'other.yaml'"),
     ],
 )
 def test_what_is_refused(table: str, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,7 +78,7 @@ def test_a_pair_from_a_file(tmp_path: Path) -> None:
         ("iwae:" + "9" * 5000, "expected a whole number"),
         ("vimco:1", "expected at least 2"),
         ("rws:1", "for one use WakeSleep"),
-        ("MIWAE", "num_bounds.*write its arguments"),
+        ("MIWAE", "expected what it takes; its arguments are .num_bounds"),
         ("iwae:many", "expected a whole number"),
         ("RenyiELBO(alpha=1)", "use Trace_ELBO"),
         ("RenyiELBO(beta=1)", "unexpected keyword"),
@@ -98,7 +98,7 @@ def test_bad_objectives(text: str, message: str) -> None:
     ("text", "message"),
     [
         ("Nope", "expected one of HierarchicalVAE"),
-        ("missing.py:Mine", "does not exist"),
+        ("missing.py:Mine", "which is not there, expected a file"),
         ("VAE(depth=3)", "unexpected keyword"),
         ("VAE(2)", "expected arguments with their names"),
         ("VAE(latent_dim={[1]: 2})", "expected a number"),
@@ -115,13 +115,13 @@ def test_bad_pairs(text: str, message: str) -> None:
 
 def test_a_file_without_the_pair_and_a_broken_file(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("Mine = 3\n")
-    with pytest.raises(ValueError, match="defines no Pair of that name"):
+    with pytest.raises(ValueError, match="expected the name of a Pair in"):
         specs.pair_factory(f"{tmp_path}/own.py:Mine")
     (tmp_path / "broken.py").write_text("1 / 0\n")
-    with pytest.raises(ValueError, match="can't be imported: ZeroDivisionError"):
+    with pytest.raises(ValueError, match=r"got ZeroDivisionError.* from .*can be imported"):
         specs.pair_factory(f"{tmp_path}/broken.py:Mine")
     (tmp_path / "exits.py").write_text("raise SystemExit(3)\n")
-    with pytest.raises(ValueError, match="can't be imported: SystemExit: 3"):
+    with pytest.raises(ValueError, match=r"got SystemExit: 3 from .*can be imported"):
         specs.pair_factory(f"{tmp_path}/exits.py:Mine")
 
 

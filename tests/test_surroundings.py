@@ -147,7 +147,11 @@ TROUBLES: dict[str, tuple[Place, Callable[[], Any], str]] = {
     "full at the end": ((FINISH, 1), lambda: file_limit(METRICS.stat().st_size - 60), "free some space"),
     "full at the weights": ((WEIGHTS, 1), lambda: file_limit(METRICS.stat().st_size - 60), "free some space"),
     "read-only checkpoints": ((SAVE, 4), lambda: read_only(Path("run/checkpoints")), "check its permissions"),
-    "read-only curve": ((RECORD, 11), lambda: read_only(METRICS), "metrics.jsonl'; check the path and its permissions"),
+    "read-only curve": (
+        (RECORD, 11),
+        lambda: read_only(METRICS),
+        "metrics.jsonl', expected a path that can be read and written; check the path and its permissions",
+    ),
     "read-only folder": ((RECORD, 11), lambda: read_only(Path("run")), "check the path and its permissions"),
 }
 

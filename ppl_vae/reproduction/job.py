@@ -145,6 +145,22 @@ class Job:
         path = self.folder / "results.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
+    def check(self) -> None:
+        """Refuse what would be refused once the run has begun.
+
+        Raises:
+            ValueError: fewer data than a batch or the budget asks for; a pair that can't be made for them.
+        """
+        dataset, wanted = self.dataset(), self.budget.num_test
+        for name, number, there in (
+            ("batch_size", self.batch_size, len(dataset.train)),
+            ("num_test", wanted or 1, len(dataset.test)),
+        ):
+            if number > there:
+                raise ValueError(f"{name}: got {number}, expected at most {there}, the data there are; choose less")
+        with torch.random.fork_rng(devices=[]):
+            specs.maker(str(self.row.pair), dataset)()
+
     @property
     def steps(self) -> int:
         """Of the run."""

@@ -120,7 +120,7 @@ def _nll(found: list[Any]) -> str:
     if not nlls:
         return ""
     error = _error(nlls) if len(nlls) > 1 else found[0]["evaluation"]["nll_se"]
-    return f"{statistics.fmean(nlls):.2f} ({error:.2f})"
+    return f"{statistics.fmean(nlls):.2f}" + ("" if error is None else f" ({error:.2f})")  # of one datum there is none
 
 
 def _units(found: list[Any]) -> str:

@@ -1,5 +1,6 @@
 """What a published table did: its data, schedule and rows, read from a YAML file."""
 
+import math
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -8,6 +9,7 @@ import jsonargparse
 
 from ppl_vae import rates, specs
 from ppl_vae.data import Binarisation
+from ppl_vae.evaluation.chunks import require_positive
 
 __all__ = ["Protocol", "Published", "Row", "load_protocol", "protocol_names"]
 
@@ -77,7 +79,7 @@ class Protocol:
 
     Raises:
         ValueError: rows of one name, without a pair, or that refer to rows that are not there; a text that can't be
-            read.
+            read; a number out of its range.
     """
 
     title: str
@@ -100,6 +102,13 @@ class Protocol:
     deviations: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("batch_size", "num_particles", "rehearsal_particles", "rehearsal_test"):
+            require_positive(name, getattr(self, name))
+        if self.num_train is not None:
+            require_positive("num_train", self.num_train)
+        for name in ("passes", "learning_rate", "eps"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a finite number above 0; 1e-3, say")
         names = [row.name for row in self.rows]
         if len(set(names)) < len(names) or not names:
             raise ValueError(f"rows: got the names {names}, expected at least one, each once; rename them")
@@ -144,17 +153,18 @@ def load_protocol(name: str) -> Protocol:
     Raises:
         ValueError: there is none of this name, or the file doesn't hold one.
     """
-    if name in protocol_names():
-        text = resources.files("ppl_vae").joinpath("protocols", f"{name}.yaml").read_text(encoding="utf-8")
-    elif Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
-    else:
-        raise ValueError(
-            f"table: got {name!r}, expected one of {', '.join(protocol_names())}, or a YAML file; check the spelling"
-        )
+    is_ours = name in protocol_names()
+    path = resources.files("ppl_vae").joinpath("protocols", f"{name}.yaml") if is_ours else Path(name)
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Protocol, None)
     try:
-        return Protocol(**vars(parser.instantiate(parser.parse_string(text))))
-    except (jsonargparse.ArgumentError, AttributeError, TypeError) as error:
-        raise ValueError(f"table: {name} is no protocol: {error}; compare it with the library's") from error
+        return Protocol(**vars(parser.instantiate(parser.parse_string(path.read_text(encoding="utf-8")))))
+    except OSError as error:
+        known = ", ".join(protocol_names())
+        raise ValueError(f"table: got {name!r} ({error.strerror}), expected one of {known}; or a YAML file") from error
+    # Besides its own errors: the parser takes some values for what they are not.
+    except (jsonargparse.ArgumentError, ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
+        reason = " ".join(str(error).rstrip(".").split())
+        raise ValueError(
+            f"table: got {name!r} ({reason}), expected a protocol; compare it with the library's"
+        ) from error

@@ -10,9 +10,12 @@ import yaml
 from tqdm import tqdm
 
 from ppl_vae import report
+from ppl_vae.evaluation.chunks import require_positive
 from ppl_vae.reproduction.job import Budget, Job
 from ppl_vae.reproduction.page import write_page
 from ppl_vae.reproduction.protocol import Protocol, Row
+from ppl_vae.runs import check_writable
+from ppl_vae.seeds import check_seeds
 from ppl_vae.training import Compile, resolve_device
 from ppl_vae.workers import run_jobs
 
@@ -53,11 +56,12 @@ def reproduce(
         The table as text.
 
     Raises:
-        ValueError: no such rows, fewer than 1 seed, a folder of another protocol or budget; what `fit` refuses.
+        ValueError: no such rows, seeds or data, a folder of another protocol or budget, or one that can't be written;
+            what `fit` refuses.
     """
     budget, folder = budget or Budget(), Path(folder)
-    if seeds < 1:
-        raise ValueError(f"seeds: got {seeds}, expected at least 1")
+    check_seeds(seeds)
+    check_writable(folder)
     place = resolve_device(device)
     root = None if data_root is None else str(Path(data_root).resolve())
 
@@ -65,13 +69,17 @@ def reproduce(
         start = row.start and folder / _name(row.start, seed)
         return Job(protocol, row, seed, budget, folder / _name(row.name, seed), start or None, root, device, compile)
 
+    if workers is None:
+        workers = torch.get_num_threads() if place.type == "cpu" else 1
+    require_positive("workers", workers)
     chosen = [row for row in protocol.chosen(rows) if row.same_as is None]
-    _claim(folder, {"protocol": asdict(protocol), "budget": asdict(budget)})
     trained = [row for row in protocol.rows if row.same_as is None]
     jobs = {(row.name, seed): _job(row, seed) for row in trained for seed in range(seeds)}
     wanted = [job for job in jobs.values() if job.row in chosen]
-    if workers is None:
-        workers = torch.get_num_threads() if place.type == "cpu" else 1
+    for job in wanted:
+        if job.seed == 0:
+            job.check()
+    _claim(folder, {"protocol": asdict(protocol), "budget": asdict(budget)})
     table = write_page(protocol, jobs, folder)
     total = sum(job.steps for job in wanted)
     first, then = ([job for job in wanted if (job.start is None) is fresh] for fresh in (True, False))
