@@ -247,9 +247,9 @@ def parse(text: str, *, steps: int, steps_per_pass: int) -> Schedule:
     """The schedule that a text names: `constant`, `cosine:500` (steps of warm-up), `step:1000:0.5`, `plateau:0.5:10`.
 
     Args:
-        text: one of `FORMS`, numbers in the place of words in capitals.
+        text: one of `FORMS`, numbers in the place of words in capitals; `200p` is 200 passes over the data, in steps.
         steps: of the whole run, for `cosine`.
-        steps_per_pass: steps of one pass over the data, for `burda`.
+        steps_per_pass: steps of one pass over the data.
 
     Raises:
         ValueError: another text, or numbers that the schedule refuses.
@@ -260,8 +260,8 @@ def parse(text: str, *, steps: int, steps_per_pass: int) -> Schedule:
     """
     name, *rest = text.split(":")
     try:
-        numbers = [float(r) if "." in r or "e" in r else int(r) for r in rest]
-    except ValueError:
+        numbers = [_number(r, steps_per_pass) for r in rest]
+    except (ValueError, OverflowError):
         raise _unknown(text) from None
     try:
         match name, numbers:
@@ -284,6 +284,12 @@ def parse(text: str, *, steps: int, steps_per_pass: int) -> Schedule:
     except ValueError as error:
         raise ValueError(f"schedule {text!r}: {error}") from error
     raise _unknown(text)
+
+
+def _number(text: str, steps_per_pass: int) -> float:
+    if text.endswith("p"):
+        return max(1, round(float(text[:-1]) * steps_per_pass))
+    return float(text) if "." in text or "e" in text else int(text)
 
 
 def _unknown(text: str) -> ValueError:

@@ -204,9 +204,12 @@ def _keywords(call: ast.Call, text: str) -> dict[str, Any]:
 
 
 def _literal(node: ast.expr, text: str) -> Any:
-    """A literal, an activation `nn.ReLU`, a schedule `LinearWarmup(1000)`, or a head."""
-    if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "nn" and hasattr(nn, node.attr):
-        return getattr(nn, node.attr)
+    """A literal, an activation `nn.ReLU` of torch or of ours, a schedule `LinearWarmup(1000)`, or a head."""
+    if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "nn":
+        if node.attr in networks.__all__:
+            return getattr(networks, node.attr)
+        if hasattr(nn, node.attr):
+            return getattr(nn, node.attr)
     if isinstance(node, ast.Call):
         known = {**vars(objectives), **{n: getattr(networks, n) for n in networks.__all__}}
         return _evaluate(_shown(node), known, "value", ["LinearWarmup", *networks.__all__])

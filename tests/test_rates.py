@@ -157,6 +157,8 @@ PARSED = {
     "cosine:500": Cosine(1000, warmup=500),
     "step:100:0.5": StepDecay(100, 0.5),
     "step:100:1e-1": StepDecay(100, 0.1),
+    "step:2p:0.5": StepDecay(120, 0.5),
+    "cosine:0.5p": Cosine(1000, warmup=30),
     "plateau": Plateau(),
     "plateau:0.3:4": Plateau(factor=0.3, patience=4),
     "burda": Burda(60),

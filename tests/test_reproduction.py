@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,9 +15,12 @@ import torch
 
 from ppl_vae import cli, evaluation, fit, rates, reproduction
 from ppl_vae.data import load
-from ppl_vae.objectives import IWAE, Trace_ELBO
-from ppl_vae.pairs import VAE
+from ppl_vae.objectives import IWAE, LinearWarmup, Trace_ELBO
+from ppl_vae.pairs import VAE, HierarchicalVAE
 from ppl_vae.reproduction import Budget, Job, Protocol, load_protocol, protocol_names
+from ppl_vae.specs import maker
+
+Capture = pytest.CaptureFixture[str]
 
 SMALL = """
 title: A small table
@@ -147,6 +151,30 @@ def test_the_bound_on_test_data_is_followed_and_left_alone(table: str) -> None:
     assert Path("with/test_curves.png").exists() and not Path("without/test_curves.png").exists()
 
 
+def test_the_layers_are_followed_and_warm_up_is_counted_in_passes(table: str, capsys: Capture) -> None:
+    two = "HierarchicalVAE(latent_dims=(3, 2), hidden=((9,), (7,)))"
+    rows = f"rows:\n  - {{name: two, pair: '{two}', objective: elbo, warmup: 20}}\n  - {{name: one, pair: '{two}', "
+    Path(table).write_text(
+        SMALL.partition("rows:")[0] + f"rehearsal_test: 25\nkl_curve: true\n{rows}objective: elbo}}\n"
+    )
+    assert run(table, *PART, "--out", "out") == 0
+    curve = json.loads(Path("out/two-seed-0/kl_curve.json").read_text())
+    assert [int(step) for step in curve] == list(range(1, 151)) and set(curve["1"]) == {"z1", "z2"}
+    data, pair = load("digits").subset(1000, 40), HierarchicalVAE((1, 8, 8), (3, 2), ((9,), (7,)))
+    pair.load_state_dict(torch.load("out/two-seed-0/pair.pt", weights_only=True))
+    kl = evaluation.kl_per_site(pair, data.test_batch()[:25], num_particles=10, seed=0)
+    assert curve["150"] == pytest.approx({site: values.mean().item() for site, values in kl.items()}, rel=1e-6)
+    # A tenth of 50 steps is a pass of this rehearsal: warm-up takes 20 of its 30 passes.
+    torch.manual_seed(0)
+    fresh = maker(two, data)()
+    adam = torch.optim.Adam(fresh.parameters(), lr=1e-3, eps=1e-4, fused=True)
+    warm = Trace_ELBO(kl_weight=LinearWarmup(100))
+    fit(fresh, data, warm, steps=150, batch_size=20, optim=adam, schedule=rates.Burda(5), seed=0, progress=False)
+    assert all(torch.equal(value, pair.state_dict()[name]) for name, value in fresh.state_dict().items())
+    assert Path("out/kl_curves.png").exists() and Path("out/index.html").read_text().count("<img") == 3
+    assert re.search(r"\| \d+\.\d\d\+\d+\.\d\d \|", capsys.readouterr().out)  # the column of KL terms
+
+
 def test_some_rows(table: str) -> None:
     assert run(table, *PART, "--rows", "2", "--out", "out") == 0
     rows = json.loads(Path("out/results.json").read_text())["rows"]
@@ -193,14 +221,14 @@ def test_a_row_may_begin_with_the_end_of_another(table: str) -> None:
         (["other.yaml"], "got 'other.yaml'"),
     ],
 )
-def test_what_is_refused(table: str, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_refused(table: str, words: list[str], said: str, capsys: Capture) -> None:
     Path("other.yaml").write_text("title: 3\nlines: []\n")
     assert run(*words) == 2
     message = capsys.readouterr().err
     assert said in message and message.count("\n") == 1 and {p.name for p in Path().iterdir()} == {table, "other.yaml"}
 
 
-def test_a_folder_of_another_budget_is_refused(table: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_another_budget_is_refused(table: str, capsys: Capture) -> None:
     assert run(table, *PART, "--rows", "1", "--out", "out") == 0
     assert run(table, *PART, "--passes", "31", "--out", "out") == 2
     assert "out: got out of another table or budget" in capsys.readouterr().err

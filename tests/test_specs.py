@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
@@ -55,6 +56,8 @@ def test_further_objectives_by_class() -> None:
 
 
 def test_a_pair_with_arguments() -> None:
+    own: Any = specs.pair_factory("VAE(latent_dim=3, hidden=(9, 8), activation=nn.leaky_rectifier)")((1, 4, 4))
+    assert [m.negative_slope for m in own.encoder.modules() if isinstance(m, nn.LeakyReLU)] == [0.1, 0.1]
     pair = specs.pair_factory("VAE(latent_dim=3, hidden=(9, 8), activation=nn.ReLU)")((1, 4, 4))
     assert isinstance(pair, VAE) and pair.latent_dim == 3
     assert any(isinstance(module, nn.ReLU) for module in pair.encoder.modules())

@@ -12,7 +12,7 @@ from ppl_vae.nn.heads import (
 from ppl_vae.nn.init import glorot_
 from ppl_vae.nn.merge import merge_normals
 from ppl_vae.nn.shapes import Shape, as_shape, as_size
-from ppl_vae.nn.trunks import MLP, ConvDecoder, ConvEncoder, Trunk
+from ppl_vae.nn.trunks import MLP, ConvDecoder, ConvEncoder, Trunk, leaky_rectifier
 
 __all__ = [
     "MLP",
@@ -30,5 +30,6 @@ __all__ = [
     "as_shape",
     "as_size",
     "glorot_",
+    "leaky_rectifier",
     "merge_normals",
 ]

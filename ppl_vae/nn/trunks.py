@@ -70,6 +70,11 @@ class Trunk(nn.Module, ABC):
         return tuple(x.shape[:n])
 
 
+def leaky_rectifier() -> nn.Module:
+    """max(x, 0.1 x), the activation of Sønderby et al. 2016."""
+    return nn.LeakyReLU(0.1)
+
+
 class MLP(Trunk):
     """Linear maps with an activation between them, from flattened inputs to outputs of shape out_shape.
 

@@ -3,21 +3,15 @@
 from collections.abc import Sequence
 
 import pyro
-import pyro.distributions as dist
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
-from ppl_vae.nn import MLP, Head, NormalHead, Shape, as_shape, merge_normals
-from ppl_vae.pair import Pair
+from ppl_vae.nn import MLP, Head, NormalHead, leaky_rectifier, merge_normals
 from ppl_vae.pairs import networks
+from ppl_vae.pairs.hierarchical import AncestralModel
 from ppl_vae.pairs.networks import Activation, Likelihood
 
-__all__ = ["LadderVAE", "leaky_rectifier"]
-
-
-def leaky_rectifier() -> nn.Module:
-    """max(x, 0.1 x)."""
-    return nn.LeakyReLU(0.1)
+__all__ = ["LadderVAE"]
 
 
 class Rung(nn.Module):
@@ -38,7 +32,7 @@ class Rung(nn.Module):
         return d, self.head(self.trunk.read_out(d))
 
 
-class LadderVAE(Pair):
+class LadderVAE(AncestralModel):
     """p(z_L) ... p(z_l | z_{l+1}) ... p(x | z_1);  q(z_L | x) ... q(z_l | z_{l+1}, x) ... q(z_1 | z_2, x).
 
     The model is that of `HierarchicalVAE`. The guide draws z_L first, as the model does. A deterministic pass
@@ -87,33 +81,20 @@ class LadderVAE(Pair):
         variance: float | None = None,
         levels: int = 256,
     ) -> None:
-        super().__init__()
-        shape, latent_dims = as_shape(data_shape, "data_shape"), as_shape(latent_dims, "latent_dims")
-        if not latent_dims or len(hidden) != len(latent_dims):
-            raise ValueError(
-                f"got {len(latent_dims)} stochastic layers and {len(hidden)} hidden blocks, expected as many of one "
-                "as of the other, and at least one: hidden=((512, 512), (256, 256)) for latent_dims=(64, 32)"
-            )
-
-        def trunk(in_shape: Shape, head: Head, units: Sequence[int]) -> MLP:
-            return MLP(in_shape, head.raw_shape, units, activation, batch_norm)
-
-        hidden = [as_shape(units, "hidden") for units in hidden]
-        self.data_shape, self.latent_dims = shape, latent_dims
+        super().__init__(data_shape, latent_dims, hidden)
+        shape, dims, units = self.data_shape, self.latent_dims, self.hidden
+        # Not exp: at the end of many layers of rectifiers, which have no upper bound, it overflowed within 100 steps.
+        scale = "softplus"
         self.up, self.down, below = nn.ModuleList(), nn.ModuleList(), shape
-        for size, units in zip(latent_dims, hidden, strict=True):
-            head = _head(size)
-            self.up.append(Rung(trunk(below, head, units), head))
-            below = units[-1:] or below
-        for size, above, units in zip(latent_dims[:-1], latent_dims[1:], hidden[1:], strict=True):
-            head = _head(size)
-            self.down.append(nn.Sequential(trunk(above, head, units[::-1]), head))
+        for size, between in zip(dims, units, strict=True):
+            head = NormalHead(size, scale)
+            self.up.append(Rung(MLP(below, head.raw_shape, between, activation, batch_norm), head))
+            below = between[-1:] or below
+        for size, above, between in zip(dims[:-1], dims[1:], units[1:], strict=True):
+            network = networks.conditional_normal(above, size, between[::-1], activation, batch_norm, scale)
+            self.down.append(network)
         head = networks.likelihood_head(likelihood, shape, variance, levels)
-        self.decoder = nn.Sequential(trunk(latent_dims[0], head, hidden[0][::-1]), head)
-
-    def set_output_mean(self, mean: Tensor) -> None:
-        """Start p(x | z_1) at the pixel means of the training data, shape `data_shape`."""
-        networks.set_output_mean(self.decoder, mean)
+        self.decoder = networks.decoder("mlp", dims[0], head, units[0][::-1], activation, batch_norm)
 
     def evidence(self, x: Tensor) -> list[TorchDistribution]:
         """N(mu^_l, sigma^_l^2), l = 1, ..., L, for x of shape (B, *data_shape): the deterministic pass upwards."""
@@ -123,15 +104,6 @@ class LadderVAE(Pair):
             found.append(evidence)
         return found
 
-    def model(self, x: Tensor) -> None:
-        """p(x, z_1, ..., z_L) for x of shape (B, *data_shape)."""
-        with pyro.plate("data", len(x), dim=-1):
-            top = len(self.latent_dims)
-            z = pyro.sample(f"z{top}", dist.Normal(x.new_zeros(self.latent_dims[-1]), 1.0).to_event(1))
-            for layer in range(top - 1, 0, -1):
-                z = pyro.sample(f"z{layer}", self.down[layer - 1](z))
-            pyro.sample("x", self.decoder(z), obs=x)
-
     def guide(self, x: Tensor) -> None:
         """q(z_1, ..., z_L | x) for x of shape (B, *data_shape)."""
         with pyro.plate("data", len(x), dim=-1):
@@ -139,8 +111,3 @@ class LadderVAE(Pair):
             z = pyro.sample(f"z{len(self.latent_dims)}", highest)
             for layer in range(len(below), 0, -1):
                 z = pyro.sample(f"z{layer}", merge_normals(below[layer - 1], self.down[layer - 1](z)))
-
-
-def _head(size: int) -> NormalHead:
-    # Not exp: at the end of many layers of rectifiers, which have no upper bound, it overflowed within 100 steps.
-    return NormalHead(size, "softplus")

@@ -20,6 +20,7 @@ from ppl_vae.nn import (
 __all__ = [
     "Activation",
     "Likelihood",
+    "Scale",
     "TrunkName",
     "conditional_normal",
     "decoder",
@@ -31,6 +32,7 @@ __all__ = [
 Activation = Callable[[], nn.Module]
 Likelihood = Literal["bernoulli", "grey-bernoulli", "normal", "discretised-logistic"]
 TrunkName = Literal["mlp", "conv"]
+Scale = Literal["exp", "softplus"]
 
 
 def likelihood_head(
@@ -69,27 +71,41 @@ def encoder(
     latent_dim: int,
     hidden: Sequence[int],
     activation: Activation,
+    batch_norm: bool = False,
+    scale: Scale = "exp",
 ) -> nn.Sequential:
     """q(z | x): (..., *data_shape) -> a diagonal Normal over `latent_dim` values; `hidden` are units or channels."""
-    head = NormalHead(latent_dim)
-    if _is_conv(trunk, data_shape):
+    head = NormalHead(latent_dim, scale)
+    if _is_conv(trunk, data_shape, batch_norm):
         return nn.Sequential(ConvEncoder(data_shape, head.raw_shape, hidden, activation), head)
-    return nn.Sequential(MLP(data_shape, head.raw_shape, hidden, activation), head)
+    return nn.Sequential(MLP(data_shape, head.raw_shape, hidden, activation, batch_norm), head)
 
 
 def decoder(
-    trunk: TrunkName, latent_dim: int, head: Head, hidden: Sequence[int], activation: Activation
+    trunk: TrunkName,
+    latent_dim: int,
+    head: Head,
+    hidden: Sequence[int],
+    activation: Activation,
+    batch_norm: bool = False,
 ) -> nn.Sequential:
     """p(x | z): (..., latent_dim) -> the head's distribution."""
-    if _is_conv(trunk, head.shape):
+    if _is_conv(trunk, head.shape, batch_norm):
         return nn.Sequential(ConvDecoder(latent_dim, head.raw_shape, hidden, activation), head)
-    return nn.Sequential(MLP(latent_dim, head.raw_shape, hidden, activation), head)
+    return nn.Sequential(MLP(latent_dim, head.raw_shape, hidden, activation, batch_norm), head)
 
 
-def conditional_normal(in_dim: int, out_dim: int, hidden: Sequence[int], activation: Activation) -> nn.Sequential:
-    """A diagonal Normal over `out_dim` values whose mean and log sigma are an MLP of `in_dim` values."""
-    head = NormalHead(out_dim)
-    return nn.Sequential(MLP(in_dim, head.raw_shape, hidden, activation), head)
+def conditional_normal(
+    in_dim: int,
+    out_dim: int,
+    hidden: Sequence[int],
+    activation: Activation,
+    batch_norm: bool = False,
+    scale: Scale = "exp",
+) -> nn.Sequential:
+    """A diagonal Normal over `out_dim` values whose mean and sigma are an MLP of `in_dim` values."""
+    head = NormalHead(out_dim, scale)
+    return nn.Sequential(MLP(in_dim, head.raw_shape, hidden, activation, batch_norm), head)
 
 
 def set_output_mean(decoder: nn.Sequential, mean: Tensor) -> None:
@@ -99,9 +115,11 @@ def set_output_mean(decoder: nn.Sequential, mean: Tensor) -> None:
     trunk.set_output_bias(head.bias_for_mean(mean))
 
 
-def _is_conv(trunk: str, shape: tuple[int, ...]) -> bool:
+def _is_conv(trunk: str, shape: tuple[int, ...], batch_norm: bool = False) -> bool:
     if trunk not in get_args(TrunkName):
         raise ValueError(f"trunk: got {trunk!r}, expected one of {', '.join(get_args(TrunkName))}")
     if trunk == "conv" and len(shape) != 3:
         raise ValueError(f"trunk 'conv': got data of shape {shape}, expected (channels, height, width)")
+    if trunk == "conv" and batch_norm:
+        raise ValueError("batch_norm: got True with trunk 'conv', expected it with 'mlp' alone; leave it out")
     return trunk == "conv"

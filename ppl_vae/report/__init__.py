@@ -3,6 +3,7 @@
 from ppl_vae.report.figures import (
     Curve,
     image_grid,
+    kl_curves,
     learning_curves,
     manifold_figure,
     reconstruction_grid,
@@ -19,6 +20,7 @@ __all__ = [
     "environment",
     "html_page",
     "image_grid",
+    "kl_curves",
     "learning_curves",
     "manifold_figure",
     "pictures",

@@ -20,7 +20,15 @@ from torch import Tensor
 
 from ppl_vae.report.files import write_bytes
 
-__all__ = ["Curve", "image_grid", "learning_curves", "manifold_figure", "reconstruction_grid", "side_by_side"]
+__all__ = [
+    "Curve",
+    "image_grid",
+    "kl_curves",
+    "learning_curves",
+    "manifold_figure",
+    "reconstruction_grid",
+    "side_by_side",
+]
 
 Curve = Sequence[tuple[float, float]]
 """Points (step, value)."""
@@ -31,6 +39,7 @@ _TEXT = 9  # points: 16 pixels
 _INK = "#333333"
 # Okabe & Ito's palette, which colour-blind readers tell apart; its yellow is too pale for a line on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_LEAST = 1e-3  # nats: less is as good as nothing
 _DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)))
 
 
@@ -173,6 +182,47 @@ def learning_curves(
     axes.tick_params(labelsize=_TEXT - 1)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+    return _save(figure, path)
+
+
+def kl_curves(runs: Mapping[str, Mapping[str, Curve]], path: str | Path, xlabel: str = "step") -> Path:
+    """A PNG of the KL term of each layer while training, one panel for each run, on common axes.
+
+    The KL axis is logarithmic from 0.001 nats on, where curves that are lower lie; a line marks 0.1 nats.
+
+    Args:
+        runs: name -> latent site -> points (step, nats per datum).
+        path: of the PNG.
+        xlabel: of the x axes.
+
+    Raises:
+        ValueError: no runs.
+    """
+    if not runs:
+        raise ValueError("got no runs, expected at least one: name -> {site: [(step, value), ...]}")
+    columns = min(len(runs), 2)
+    rows = -(-len(runs) // columns)
+    figure = Figure(figsize=(4.2 * columns + 0.8, 2.8 * rows), dpi=_DPI, layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    sites = list(dict.fromkeys(site for curves in runs.values() for site in curves))
+    for axes, (name, curves) in zip(panels, runs.items(), strict=False):
+        for site, curve in curves.items():
+            i = sites.index(site)
+            steps, values = zip(*curve, strict=True)
+            colour, dashes = _COLOURS[i % len(_COLOURS)], _DASHES[i // len(_COLOURS) % len(_DASHES)]
+            axes.plot(steps, np.maximum(values, _LEAST), color=colour, linestyle=dashes, linewidth=1.6, label=site)
+        axes.axhline(0.1, color=_INK, linewidth=0.8, linestyle="dotted")
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=_LEAST)
+        axes.set_title(name, fontsize=_TEXT, loc="left")
+        axes.tick_params(labelsize=_TEXT - 1)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[len(runs) :]:
+        axes.set_visible(False)
+    figure.supxlabel(xlabel, fontsize=_TEXT)
+    figure.supylabel("KL, nats per datum", fontsize=_TEXT)
+    handles = {line.get_label(): line for axes in panels for line in axes.get_lines() if line.get_label() in sites}
+    figure.legend(list(handles.values()), list(handles), loc="outside right upper", frameon=False, fontsize=_TEXT)
     return _save(figure, path)
 
 

@@ -14,7 +14,7 @@ from ppl_vae import evaluation, rates, report, runs, specs
 from ppl_vae.checkpoints import Checkpoints
 from ppl_vae.data import Dataset, load
 from ppl_vae.evaluation.chunks import require_positive
-from ppl_vae.objectives import Objective
+from ppl_vae.objectives import LinearWarmup, Objective
 from ppl_vae.pair import Pair
 from ppl_vae.reproduction.protocol import Protocol, Row
 from ppl_vae.run_folder import CHECKPOINTS, RunFolder
@@ -23,7 +23,9 @@ from ppl_vae.workers import Advance
 
 __all__ = ["Budget", "Job"]
 
-TEST_CURVE = "test_curve.json"
+TEST_CURVE, KL_CURVE = "test_curve.json", "kl_curve.json"
+KL_PARTICLES = 10
+"""Of each test datum, for a mean over many of them."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Job:
         dataset = self.dataset()
         torch.manual_seed(self.seed)
         pair = specs.maker(str(self.row.pair), dataset)()
-        objective = specs.make_objective(str(self.row.objective))
+        objective = self.objective()
         adam = torch.optim.Adam(
             pair.to(resolve_device(self.device)).parameters(),
             lr=self.protocol.learning_rate,
@@ -108,8 +110,7 @@ class Job:
                 advance(record.step - done)
                 done = record.step
                 folder.record(record)
-                if self.protocol.test_curve:
-                    self._follow(record.step, pair, objective, dataset)
+                self._follow(record.step, pair, objective, dataset)
 
             history = fit(
                 pair,
@@ -186,6 +187,13 @@ class Job:
         """What counts as one pass of the schedule: a fraction of one, for a rehearsal."""
         return max(1, round(self.budget.fraction * (len(self.dataset().train) // self.batch_size)))
 
+    def objective(self) -> Objective:
+        """The row's, with its warm-up."""
+        objective = specs.make_objective(str(self.row.objective))
+        if self.row.warmup is not None:
+            objective.kl_weight = LinearWarmup(max(1, round(self.row.warmup * self._steps_per_pass)))
+        return objective
+
     def dataset(self) -> Dataset:
         """The data of the protocol."""
         _, num_test = self.budget.of(self.protocol)
@@ -195,18 +203,30 @@ class Job:
 
     def test_curve(self) -> list[tuple[float, float]]:
         """Points (training data seen, bound on test data in nats per datum), as far as the run has come."""
-        path = self.folder / TEST_CURVE
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return [(int(step) * self.batch_size, bound) for step, bound in found.items()]
+        return [(int(step) * self.batch_size, bound) for step, bound in self._read(TEST_CURVE).items()]
+
+    def kl_curves(self) -> dict[str, list[tuple[float, float]]]:
+        """For each latent site points (training data seen, KL on test data in nats per datum), likewise."""
+        found = self._read(KL_CURVE)
+        sites = next(iter(found.values()), {})
+        return {site: [(int(step) * self.batch_size, kl[site]) for step, kl in found.items()] for site in sites}
 
     def _follow(self, step: int, pair: Pair, objective: Objective, dataset: Dataset) -> None:
         test = dataset.test_batch()[: self.protocol.rehearsal_test].to(pair.reference().device)
-        bound = evaluation.bound(pair, objective, test, seed=self.seed).mean().item()
-        path = self.folder / TEST_CURVE
-        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if self.protocol.test_curve:
+            self._append(TEST_CURVE, step, evaluation.bound(pair, objective, test, seed=0).mean().item())
+        if self.protocol.kl_curve:
+            kl = evaluation.kl_per_site(pair, test, num_particles=KL_PARTICLES, seed=0)
+            self._append(KL_CURVE, step, {site: values.mean().item() for site, values in sorted(kl.items())})
+
+    def _append(self, name: str, step: int, value: Any) -> None:
         # A run that was taken up again comes by some steps once more.
-        kept = {s: b for s, b in before.items() if int(s) < step}
-        report.write_json({**kept, str(step): bound}, path)
+        kept = {s: v for s, v in self._read(name).items() if int(s) < step}
+        report.write_json({**kept, str(step): value}, self.folder / name)
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def _opened(self) -> AbstractContextManager[RunFolder]:
         if self.folder.exists():

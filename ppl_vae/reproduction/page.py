@@ -42,6 +42,10 @@ def write_page(protocol: Protocol, jobs: Jobs, folder: Path) -> str:
         sections.append(report.Section("Differences in NLL: negative is better", table=gaps))
     if figure := _test_curves(protocol, jobs, folder):
         sections.append(report.Section("The bound on test data while training", figures=[figure]))
+    if figure := _kl_curves(jobs, folder):
+        text = "E_q[log q(z_l | .) - log p(z_l | .)] of each layer on test data. Below the dotted line it is idle."
+        sections.append(report.Section("The layers while training", text, figures=[figure]))
+    sections += _pictures(jobs)
     report.html_page(protocol.title, sections, folder / "index.html")
     return table
 
@@ -65,6 +69,28 @@ def _test_curves(protocol: Protocol, jobs: Jobs, folder: Path) -> Path | None:
     )
 
 
+def _kl_curves(jobs: Jobs, folder: Path) -> Path | None:
+    """A figure of the KL term of each layer against the training data seen, of each row's first seed."""
+    rows = {row: job.kl_curves() for (row, seed), job in jobs.items() if seed == 0}
+    come = {row: curves for row, curves in rows.items() if any(len(curve) > 1 for curve in curves.values())}
+    return report.kl_curves(come, folder / "kl_curves.png", xlabel="training data seen") if come else None
+
+
+def _pictures(jobs: Jobs) -> list[report.Section]:
+    """What the first seed of each row draws, beside real data; of two latents the whole manifold."""
+    first = {row: job.folder for (row, seed), job in jobs.items() if seed == 0 and job.result() is not None}
+    found = {
+        row: [_either(at / "real_and_samples.png", at / "samples.png"), at / "manifold.png"]
+        for row, at in first.items()
+    }
+    there = {row: [path for path in paths if path.exists()] for row, paths in found.items()}
+    return [report.Section(row, figures=paths) for row, paths in there.items() if paths]
+
+
+def _either(path: Path, other: Path) -> Path:
+    return path if path.exists() else other
+
+
 def _about(protocol: Protocol, jobs: Jobs) -> str:
     job = next(iter(jobs.values()))
     particles, num_test = job.budget.of(protocol)
@@ -76,7 +102,7 @@ def _about(protocol: Protocol, jobs: Jobs) -> str:
     return (
         f"Published: {protocol.source}.{independent}\n\nOurs: NLL in nats per datum on {part} test data of "
         f"{protocol.data}, by importance sampling with {particles:,} particles; in brackets the standard error over "
-        f"seeds, of one seed over the data.{share}{deviations}"
+        f"seeds, of one seed over the data. Active units and KL terms (nats): bottom to top.{share}{deviations}"
     )
 
 
@@ -91,6 +117,7 @@ def _line(row: Row, jobs: Jobs, results: Mapping[tuple[str, int], Any]) -> dict[
         "independent": _published(row.independent),
         "ours": _nll(found),
         "active units": _units(found),
+        "KL": _kl(found),
         "seeds": len(found),
         "steps": steps,
         "hours": f"{statistics.fmean(seconds) / 3600:.2f}" if seconds else "",
@@ -127,6 +154,11 @@ def _units(found: list[Any]) -> str:
     sites = found[0]["evaluation"]["active_units"] if found else {}
     counts = [statistics.fmean(r["evaluation"]["active_units"][site]["count"] for r in found) for site in sites]
     return "+".join(f"{count:g}" for count in counts)
+
+
+def _kl(found: list[Any]) -> str:
+    sites = sorted(found[0]["evaluation"]["kl"]) if found else []
+    return "+".join(f"{statistics.fmean(r['evaluation']['kl'][site] for r in found):.2f}" for site in sites)
 
 
 def _gap(row: Row, other: str, results: Mapping[tuple[str, int], Any]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class Row:
         same_as: the row whose run is this row's too: an IWAE with one particle is the VAE.
         start: the row whose end, weights and optimiser, this one begins with.
         passes, schedule: other than the protocol's.
+        warmup: passes over which the weight of the KL terms rises from 0 to 1.
         on_request: left out unless it is named.
         versus: rows that this one is compared with, by the difference of their NLLs.
         published: by the authors.
@@ -50,6 +51,7 @@ class Row:
     start: str | None = None
     passes: float | None = None
     schedule: str | None = None
+    warmup: float | None = None
     on_request: bool = False
     versus: list[str] = field(default_factory=list)
     published: Published = field(default_factory=Published)
@@ -73,7 +75,8 @@ class Protocol:
         learning_rate, betas, eps: of Adam.
         num_particles: K of the NLL.
         rehearsal_particles, rehearsal_test: K, and the first so many test data, where a fraction of the protocol runs.
-        test_curve: also follow the bound on the test data while training (on the first `rehearsal_test` of them).
+        test_curve, kl_curve: also follow the bound, or the KL term of each layer, on the test data while training (on
+            the first `rehearsal_test` of them).
         independent_source: where the independent figures come from.
         deviations: from what was published.
 
@@ -98,6 +101,7 @@ class Protocol:
     rehearsal_particles: int = 500
     rehearsal_test: int = 1000
     test_curve: bool = False
+    kl_curve: bool = False
     independent_source: str = ""
     deviations: str = ""
 
@@ -122,6 +126,8 @@ class Protocol:
             if row.same_as is None:
                 specs.pair_factory(str(row.pair))
                 specs.make_objective(str(row.objective))
+            if row.warmup is not None and not 0 < row.warmup < math.inf:
+                raise ValueError(f"row {row.name!r}: got warmup {row.warmup}, expected passes, above 0; leave it out")
             rates.parse(row.schedule or self.schedule, steps=1, steps_per_pass=1)
 
     def chosen(self, names: list[str] | None) -> list[Row]:

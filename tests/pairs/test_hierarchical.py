@@ -4,9 +4,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from ppl_vae.nn import BatchNorm, NormalHead
 from ppl_vae.objectives import IWAE, Trace_ELBO
 from ppl_vae.pairs import VAE, HierarchicalVAE
 from ppl_vae.terms import draw
+from ppl_vae.testing import check_pair
 from tests import helpers
 from tests.helpers import assert_same, pixels, seeded_bound, seeded_loss
 
@@ -72,6 +74,17 @@ def test_every_parameter_learns(layers):
     pair = helpers.small_hierarchy(layers)
     IWAE(3)(pair)(pixels()).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in pair.parameters())
+
+
+def test_batch_norm_and_softplus_are_in_every_network():
+    pair = HierarchicalVAE((1, 3, 4), (4, 3, 2), ((8, 7), (6,), (5,)), batch_norm=True, scale="softplus")
+    assert sum(isinstance(module, BatchNorm) for module in pair.modules()) == 2 * (2 + 1 + 1)
+    heads = [module for module in pair.modules() if isinstance(module, NormalHead)]
+    assert len(heads) == 5 and all(head.scale == "softplus" for head in heads)
+    report = check_pair(pair, pixels(8).float())
+    assert [check.name for check in report.checks if not check.ok] == ["rows apart"]  # of a training batch
+    with pytest.raises(ValueError, match="batch_norm: got True with trunk 'conv', expected"):
+        HierarchicalVAE((1, 8, 8), (4, 2), ((3, 3), (5,)), trunk="conv", batch_norm=True)
 
 
 def test_convolutions():

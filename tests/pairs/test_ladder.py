@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ppl_vae import data, evaluation, fit, generation, specs
 from ppl_vae.compile import CompiledBackward, loss_state, record
 from ppl_vae.evaluation import parameter_groups
-from ppl_vae.nn import MLP, BatchNorm
+from ppl_vae.nn import MLP, BatchNorm, leaky_rectifier
 from ppl_vae.objectives import (
     IWAE,
     STL,
@@ -26,7 +26,6 @@ from ppl_vae.objectives import (
     TraceMeanField_ELBO,
 )
 from ppl_vae.pairs import LadderVAE
-from ppl_vae.pairs.ladder import leaky_rectifier
 from ppl_vae.terms import draw
 from ppl_vae.testing import check_pair
 from tests import helpers
