@@ -104,3 +104,12 @@ def test_the_cost_of_checkpoints_is_written(tmp_path: Path) -> None:
     result = json.loads((tmp_path / "results" / "checkpoint_cost.json").read_text())
     assert result["share"]["training_seconds"] > 1 and result["memory"]["seconds"] > 0
     assert result["memory"]["peak_megabytes"] - result["memory"]["before_megabytes"] < 32
+
+
+def test_the_time_of_a_step_that_processes_share_is_written(tmp_path: Path) -> None:
+    options = ["--steps", "5", "--rounds", "1", "--batches", "16", "--compile", "off"]
+    command = [sys.executable, str(BENCHMARKS / "rank_time.py"), *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "results" / "rank_time.json").read_text())["rows"]
+    assert row["batch"] == 16 and row["ratio"] == pytest.approx(row["ms_ranks"] / row["ms_threads"])
