@@ -23,6 +23,7 @@ from ppl_vae.report import (
     environment,
     html_page,
     image_grid,
+    kl_curves,
     learning_curves,
     manifold_figure,
     reconstruction_grid,
@@ -130,6 +131,17 @@ def test_the_legend_lists_lines_from_the_highest(tmp_path: Path, drawn: list[Fig
     curves = {"low": [(0, 1.0), (1, -9.0)], "nan": [(0, 1.0), (1, np.nan)], "high": [(0, -1.0), (1, 5.0)]}
     learning_curves(curves, tmp_path / "x.png")
     assert [t.get_text() for t in drawn[0].legends[0].get_texts()] == ["high", "low", "nan"]
+
+
+def test_kl_curves_have_a_panel_for_each_run_and_a_colour_for_each_layer(tmp_path: Path, drawn: list[Figure]) -> None:
+    runs = {"a": {"z1": [(0, 5.0), (1, 9.0)], "z2": [(0, 0.5), (1, 1e-9)]}, "b": {"z2": [(0, 1.0)]}, "c": {}}
+    kl_curves(runs, tmp_path / "x.png", xlabel="data")
+    panels = {axes.get_title("left"): axes for axes in drawn[0].axes if axes.get_visible()}
+    lines = {name: {line.get_label(): line for line in axes.get_lines()} for name, axes in panels.items()}
+    assert list(panels) == ["a", "b", "c"] and all(axes.get_yscale() == "log" for axes in panels.values())
+    assert np.asarray(lines["a"]["z2"].get_xydata()).tolist() == [[0, 0.5], [1, 1e-3]]  # less is drawn as so much
+    assert lines["a"]["z2"].get_color() == lines["b"]["z2"].get_color() != lines["a"]["z1"].get_color()
+    assert [t.get_text() for t in drawn[0].legends[0].get_texts()] == ["z1", "z2"]
 
 
 def test_first_points_do_not_squash_the_rest(tmp_path: Path, drawn: list[Figure]) -> None:
@@ -255,6 +267,8 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
         manifold_figure(torch.zeros(3, 2, 1, 8, 8), path)
     with pytest.raises(ValueError, match="got no curves"):
         learning_curves({}, path)
+    with pytest.raises(ValueError, match="got no runs"):
+        kl_curves({}, path)
     for empty in ([], [[]], [[(0, 1.0)], [(1, 1.0)]]):
         with pytest.raises(ValueError, match="curve 'a': got"):
             learning_curves({"a": empty}, path)

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter
 from torch import Tensor
 
 from ppl_vae.report.files import write_bytes
@@ -219,6 +220,9 @@ def kl_curves(runs: Mapping[str, Mapping[str, Curve]], path: str | Path, xlabel:
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels[len(runs) :]:
         axes.set_visible(False)
+    for axes in panels[max(0, len(runs) - columns) : len(runs)]:  # the lowest of each column
+        axes.tick_params(labelbottom=True)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     figure.supxlabel(xlabel, fontsize=_TEXT)
     figure.supylabel("KL, nats per datum", fontsize=_TEXT)
     handles = {line.get_label(): line for axes in panels for line in axes.get_lines() if line.get_label() in sites}
