@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -15,14 +15,14 @@ from pyro.util import get_rng_state, set_rng_state
 from tqdm import tqdm
 
 from ppl_vae.averages import WeightAverage
-from ppl_vae.checkpoints import Checkpoints
+from ppl_vae.checkpoints import Checkpoints, read
 from ppl_vae.nonfinite import NonFiniteError
 from ppl_vae.records import History, Record, every
 from ppl_vae.signals import Stop, Stopped
 from ppl_vae.steps import Steps
 from ppl_vae.validation import Validation
 
-__all__ = ["Loop", "Saver"]
+__all__ = ["Loop", "Saver", "check_settings", "saver_of"]
 
 BARREN = 20
 """So many steps in a row that were all skipped end a run."""
@@ -55,6 +55,27 @@ class Saver:
         self.checkpoints.save(state, step)
         end = time.monotonic()
         self._due = end + max(SHORTEST, SHARE * (end - start))
+
+
+def saver_of(
+    folder: str | Path | None, every: int | None, resume: bool | str | Path
+) -> tuple[Saver | None, dict[str, Any] | None]:
+    """What writes checkpoints, and the state to go on from."""
+    if folder is None:
+        if resume:
+            raise ValueError("resume: got no checkpoints, expected checkpoints=FOLDER of the run's first part")
+        return None, None
+    kept = Checkpoints(folder)
+    if not resume:
+        if newest := kept.newest():
+            raise ValueError(
+                f"checkpoints: got {folder} with {newest.name} of an earlier run, expected an empty folder; "
+                "go on with resume=True, or choose another"
+            )
+        return Saver(kept, every), None
+    if isinstance(resume, bool):
+        return Saver(kept, every), kept.load() if kept.newest() else None
+    return Saver(kept, every), read(resume)
 
 
 @dataclass
@@ -138,10 +159,7 @@ class Loop:
         Raises:
             ValueError: that run had other settings, another pair, optimiser or data.
         """
-        differ = [k for k, v in self.settings.items() if state["settings"].get(k) != v]
-        if differ:
-            got, expected = ({k: s.get(k) for k in differ} for s in (self.settings, state["settings"]))
-            raise ValueError(f"resume: got {got}, expected {expected}, the settings of its first part; use those")
+        check_settings(self.settings, state["settings"])
         pair = self.steps.svi.pair
         try:
             pair.load_state_dict(state["pair"])
@@ -221,10 +239,19 @@ class Loop:
         if self.validation is not None and self.validation.weights is not None:
             self.steps.svi.pair.load_state_dict(self.validation.weights)
             self.history.best = self.validation.step
-        self.history.steps, self.history.seconds = self.done, self._seconds()
-        points = [(0, 0.0), *((record.step, record.seconds) for record in self.history.records)]
-        gaps = sorted((b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(points))
-        self.history.ms_per_step = 1e3 * gaps[len(gaps) // 2] if gaps else math.nan
+        self.history.finish(self.done, self._seconds())
+
+
+def check_settings(settings: dict[str, Any], before: dict[str, Any]) -> None:
+    """Refuse to go on with other settings than those of the first part of a run.
+
+    Raises:
+        ValueError: they differ.
+    """
+    differ = [k for k, v in settings.items() if before.get(k) != v]
+    if differ:
+        got, expected = ({k: s.get(k) for k in differ} for s in (settings, before))
+        raise ValueError(f"resume: got {got}, expected {expected}, the settings of its first part; use those")
 
 
 def _random(device: torch.device) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 __all__ = ["History", "Record", "every"]
@@ -58,6 +59,13 @@ class History:
     def curve(self) -> list[tuple[float, float]]:
         """(step, bound) of the records."""
         return [(record.step, record.bound) for record in self.records]
+
+    def finish(self, steps: int, seconds: float) -> None:
+        """Complete it at the end of the run."""
+        self.steps, self.seconds = steps, seconds
+        points = [(0, 0.0), *((record.step, record.seconds) for record in self.records)]
+        gaps = sorted((b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(points))
+        self.ms_per_step = 1e3 * gaps[len(gaps) // 2] if gaps else math.nan
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from ppl_vae.capture import WARM_UP, Capture, cuda_graph, make_capturable, on_side_stream
 from ppl_vae.data import LoadedMinibatches, Minibatches
 from ppl_vae.nonfinite import NonFiniteError
+from ppl_vae.optimisers import set_rates
 from ppl_vae.svi import SVI
 
 __all__ = ["CapturedSteps", "Steps"]
@@ -122,14 +123,8 @@ class Steps(Generic[B]):
             self.after()
 
     def _set_rate(self) -> None:
-        if self.schedule is None:
-            return
-        factor = self.schedule(self.svi.objective.step)
-        for group, rate in zip(self.svi.optim.param_groups, self.rates, strict=True):
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate * factor)
-            else:
-                group["lr"] = rate * factor
+        if self.schedule is not None:
+            set_rates(self.svi.optim, self.rates, self.schedule(self.svi.objective.step))
 
     def _warn(self, explanation: str) -> None:
         self._explained += 1
@@ -228,8 +223,7 @@ class CapturedSteps(Steps[Minibatches]):
     def _step(self) -> Tensor:
         factor = self.factors.index_select(0, self.slot).squeeze(0)
         if self.schedule is not None:
-            for group, rate in zip(self.svi.optim.param_groups, self.rates, strict=True):
-                group["lr"].copy_(rate * factor)
+            set_rates(self.svi.optim, self.rates, factor)
         kl_weight = self.kl_weights.index_select(0, self.slot).squeeze(0)
         with self.svi.objective.at_kl_weight(kl_weight):
             self._count(self.svi.advance(*self.batches.gather(self.position)))

@@ -1,6 +1,5 @@
 """`SVI`: a `pyro.infer.SVI` over a pair and one torch optimiser for all of its parameters."""
 
-import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import torch
 from pyro.infer.abstract_infer import TracePosterior
 from torch import Tensor, nn
 
+from ppl_vae import optimisers
 from ppl_vae.capture import CapturedUpdate, make_capturable
 from ppl_vae.compile import CompiledBackward, eager_backward
 from ppl_vae.nonfinite import NonFiniteError, explain, first_bad_gradient
@@ -208,7 +208,7 @@ class SVI(pyro.infer.SVI):
 
     def optimiser_state(self) -> dict[str, Any]:
         """The optimiser's class and state."""
-        return {"class": type(self.optim).__name__, **self.optim.state_dict()}
+        return optimisers.state_of(self.optim)
 
     def load_optimiser(self, state: dict[str, Any]) -> None:
         """Go on with the optimiser's state of an earlier run, whose batches have been validated.
@@ -216,14 +216,7 @@ class SVI(pyro.infer.SVI):
         Raises:
             ValueError: it was another optimiser.
         """
-        state, expected = dict(state), type(self.optim).__name__
-        if (got := state.pop("class")) != expected:
-            raise ValueError(f"optim: got a state of {got}, expected one of {expected}; go on with that optimiser")
-        # A copy: what was read may be a file mapped into memory.
-        self.optim.load_state_dict(copy.deepcopy(state))
-        for group in self.optim.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"] = group["lr"].to(self.skipped.device)
+        optimisers.load_state(self.optim, state, self.skipped.device)
         self.validate = False
 
     def _mode(self, batch: tuple[Any, ...]) -> Compile:

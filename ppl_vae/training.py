@@ -13,12 +13,11 @@ from torch.utils.data import Dataset as MapStyle
 from tqdm import tqdm
 
 from ppl_vae.averages import WeightAverage
-from ppl_vae.checkpoints import Checkpoints, read
 from ppl_vae.checks import check_batch
 from ppl_vae.data import Dataset, LoadedMinibatches, Minibatches
 from ppl_vae.denormals import flush_denormals
 from ppl_vae.heap import keep_freed_memory
-from ppl_vae.loop import Loop, Saver
+from ppl_vae.loop import Loop, saver_of
 from ppl_vae.objectives import Objective, Trace_ELBO
 from ppl_vae.pair import Pair
 from ppl_vae.parallel import Ranks
@@ -132,7 +131,7 @@ def fit(
     objective = objective or Trace_ELBO()
     settings = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate, "seed": seed}
     settings |= {"precision": precision, "ema": ema, "clip_norm": clip_norm, "objective": repr(objective.describe())}
-    saver, state = _saver(checkpoints, checkpoint_every, resume)
+    saver, state = saver_of(checkpoints, checkpoint_every, resume)
     flush_denormals()
     keep_freed_memory()
     place, ranks = resolve_device(device), Ranks()
@@ -233,27 +232,6 @@ def _loaded(pair: Pair, batches: LoadedMinibatches) -> LoadedMinibatches:
         check_batch(pair, *batches.next())
     batches.load_state_dict(start)
     return batches
-
-
-def _saver(
-    folder: str | Path | None, every: int | None, resume: bool | str | Path
-) -> tuple[Saver | None, dict[str, Any] | None]:
-    """What writes checkpoints, and the state to go on from."""
-    if folder is None:
-        if resume:
-            raise ValueError("resume: got no checkpoints, expected checkpoints=FOLDER of the run's first part")
-        return None, None
-    kept = Checkpoints(folder)
-    if not resume:
-        if newest := kept.newest():
-            raise ValueError(
-                f"checkpoints: got {folder} with {newest.name} of an earlier run, expected an empty folder; "
-                "go on with resume=True, or choose another"
-            )
-        return Saver(kept, every), None
-    if isinstance(resume, bool):
-        return Saver(kept, every), kept.load() if kept.newest() else None
-    return Saver(kept, every), read(resume)
 
 
 def _validation(

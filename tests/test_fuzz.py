@@ -145,6 +145,7 @@ VALUES: dict[str, Values] = {
     "compile": Values(("off",), (), ("", "cudagraph", "fast", "OFF", "null", "0", "[off]", "öff"), ("false", "no")),
     "workers": Values(("1",), (), ("0", *NO_COUNT), ("1.0", "01", "true")),
     "overwrite": BOOL,
+    "stacked": BOOL,
     "progress": BOOL,
     "binarisation": Values(
         ("dynamic", "static"), (), ("", "grey", "Dynamic", "[dynamic]", "0", "true", "{}"), ("none", "null", "None")
@@ -207,6 +208,7 @@ OPTIONS = {
         "compile",
         "out",
         "config",
+        "stacked",
     ],
     "list": [],
 }

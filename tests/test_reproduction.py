@@ -18,6 +18,7 @@ from ppl_vae.data import load
 from ppl_vae.objectives import IWAE, LinearWarmup, Trace_ELBO
 from ppl_vae.pairs import VAE, HierarchicalVAE
 from ppl_vae.reproduction import Budget, Job, Protocol, load_protocol, protocol_names
+from ppl_vae.run_folder import RunFolder
 from ppl_vae.specs import maker
 
 Capture = pytest.CaptureFixture[str]
@@ -133,6 +134,37 @@ def test_what_is_done_is_kept_and_what_was_stopped_goes_on(table: str, monkeypat
     assert runs[0][1]["history"]["resumed"] == [] and runs[1][1]["history"]["resumed"] == [71]
     for first, second in zip(*runs, strict=True):
         assert first["evaluation"] | {"seconds": 0} == second["evaluation"] | {"seconds": 0}
+
+
+def test_stacked_seeds_are_the_runs_one_by_one_and_go_on_too(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = RunFolder.record
+    part = [*PART, "--seeds", "2", "--rows", "3; 4"]
+    assert run(table, *part, "--out", "apart") == 0
+    assert run(table, *part, "--stacked", "true", "--out", "whole") == 0
+
+    def stopped(self: RunFolder, record: Any) -> None:
+        real(self, record)
+        if record.step == 70 and "k-3-seed-1" in str(self.path):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(RunFolder, "record", stopped)
+    assert run(table, *part, "--stacked", "true", "--out", "out") == 143
+    assert run(table, *part, "--stacked", "true", "--out", "out") == 0
+    apart, whole, out = (json.loads(Path(f, "results.json").read_text()) for f in ("apart", "whole", "out"))
+    assert [r["history"]["resumed"] for r in out["runs"]] == [[], [], [70], [70], [], []]
+    for runs, close in (("whole", 0), ("apart", 1e-4)):
+        for name in ("vae", "iwae-k-3", "then"):
+            for seed in (0, 1):
+                first, second = (
+                    torch.load(f"{folder}/{name}-seed-{seed}/pair.pt", weights_only=True) for folder in (runs, "out")
+                )
+                torch.testing.assert_close(first, second, rtol=close, atol=close)
+    lines = {(line["row"], line["seeds"]) for line in out["rows"]}
+    assert lines == {("VAE", 2), ("IWAE, k = 1", 2), ("IWAE, k = 3", 2), ("then", 2)}
+    assert [line["ours"] for line in apart["rows"]] == [line["ours"] for line in whole["rows"]]  # two decimals
+    before = Path("out/results.json").read_text()
+    assert run(table, *part, "--stacked", "true", "--out", "out") == 0  # all is done
+    assert Path("out/results.json").read_text() == before
 
 
 def test_the_bound_on_test_data_is_followed_and_left_alone(table: str) -> None:

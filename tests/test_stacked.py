@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from ppl_vae.pairs import VAE, HierarchicalVAE
 from ppl_vae.quiet import private_stream
 from ppl_vae.rates import Plateau
 from ppl_vae.records import Record
+from ppl_vae.signals import Stopped
 from ppl_vae.stacked import fit_stacked
 from ppl_vae.stacked.loss import StackedLoss
 from ppl_vae.stacked.steps import StackedSteps
@@ -318,6 +320,56 @@ def test_a_loss_that_is_not_finite_names_the_run_and_its_site() -> None:
         )  # fmt: skip
     for run in (0, 2):
         torch.testing.assert_close(pairs[run].state_dict(), before[run], rtol=0, atol=0)
+
+
+def resumable(folder: Path, how: Compile, stop: Callable[[int, Record], object] | None = None) -> tuple[Any, Any]:
+    torch.manual_seed(5)
+    pairs = [small() for _ in SEEDS]
+    options: dict[str, Any] = {"steps": 300, "batch_size": 20, "schedule": lambda step: 0.5 ** (step // 100)}
+    options |= {"checkpoints": folder, "checkpoint_every": 7, "resume": True, "on_record": stop, "compile": how}
+    digits = data.load("digits").subset(500)  # 25 steps a pass: a run is stopped within one
+    return pairs, fit_stacked(pairs, digits, IWAE(3), seeds=SEEDS, device="cpu", progress=False, **options)
+
+
+@pytest.mark.parametrize("how", ["off", "inductor"])
+def test_runs_that_were_stopped_end_the_same(tmp_path: Path, how: Compile) -> None:
+    def stop(run: int, record: Record) -> None:
+        if record.step in stops:
+            stops.remove(record.step)
+            raise KeyError(run)
+
+    def ask(run: int, record: Record) -> None:
+        if record.step == 201 and run == 0:
+            signal.raise_signal(signal.SIGTERM)
+
+    whole, histories = resumable(tmp_path / "whole", how)
+    stops = [60, 150] if how == "off" else []  # compiling takes its time
+    for _ in list(stops):
+        with pytest.raises(KeyError):
+            resumable(tmp_path / "parts", how, stop)
+    with pytest.raises(Stopped, match="SIGTERM after step 201"):
+        resumable(tmp_path / "parts", how, ask)
+    parts, again = resumable(tmp_path / "parts", how)
+    for pair, other, first, second in zip(whole, parts, histories, again, strict=True):
+        assert all(torch.equal(value, other.state_dict()[name]) for name, value in pair.state_dict().items())
+        assert [(r.step, r.bound, r.gradient_norm, r.learning_rate) for r in first.records] == [
+            (r.step, r.bound, r.gradient_norm, r.learning_rate) for r in second.records
+        ]
+        assert second.resumed == [*([56, 147] if how == "off" else []), 201] and second.steps == 300
+
+
+def test_other_settings_and_pairs_are_refused_on_going_on(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"batch_size": 10, "progress": False, "device": "cpu", "checkpoints": tmp_path / "c"}
+    fit_stacked([small(), small()], grey().round(), steps=2, **options)
+    with pytest.raises(ValueError, match="an earlier run"):
+        fit_stacked([small(), small()], grey().round(), steps=2, **options)
+    with pytest.raises(ValueError, match=r"resume: got {'steps': 3}, expected {'steps': 2}"):
+        fit_stacked([small(), small()], grey().round(), steps=3, resume=True, **options)
+    with pytest.raises(ValueError, match=r"resume: got {'seeds': \[0\]}"):
+        fit_stacked([small()], grey().round(), steps=2, resume=True, **options)
+    wider = [VAE((1, 8, 8), 5, (21,)) for _ in range(2)]
+    with pytest.raises(ValueError, match="resume: got a checkpoint of tensors"):
+        fit_stacked(wider, grey().round(), steps=2, resume=True, **options)
 
 
 def test_no_steps_leave_the_pairs_as_they_are() -> None:

@@ -18,6 +18,7 @@ def reproduce(
     data_root: str | None = None,
     device: str = "auto",
     compile: Compile = "auto",
+    stacked: bool = False,
     workers: int | None = None,
     out: str | None = None,
     progress: bool = True,
@@ -38,6 +39,7 @@ def reproduce(
         data_root: folder of the data sets; the environment variable PPL_VAE_DATA otherwise.
         device: auto, cpu, cuda or cuda:N.
         compile: auto, off, inductor or (on CUDA) cudagraph.
+        stacked: train the seeds of a row in one batched computation: for a GPU, which one run leaves idle.
         workers: rows that are trained side by side; on a CPU one for each core by default.
         out: folder of the results; the table's name by default.
         progress: show a progress bar over all rows.
@@ -54,6 +56,7 @@ def reproduce(
         data_root=data_root,
         device=device,
         compile=compile,
+        stacked=stacked,
         workers=workers,
         progress=progress,
     )

@@ -2,13 +2,15 @@
 
 import copy
 import json
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ppl_vae import evaluation, rates, report, runs, specs
 from ppl_vae.checkpoints import Checkpoints
@@ -18,10 +20,11 @@ from ppl_vae.objectives import LinearWarmup, Objective
 from ppl_vae.pair import Pair
 from ppl_vae.reproduction.protocol import Protocol, Row
 from ppl_vae.run_folder import CHECKPOINTS, RunFolder
-from ppl_vae.training import Record, fit, resolve_device
+from ppl_vae.stacked import fit_stacked
+from ppl_vae.training import History, Record, fit, resolve_device
 from ppl_vae.workers import Advance
 
-__all__ = ["Budget", "Job"]
+__all__ = ["Budget", "Job", "Stack"]
 
 TEST_CURVE, KL_CURVE = "test_curve.json", "kl_curve.json"
 KL_PARTICLES = 10
@@ -84,65 +87,72 @@ class Job:
     device: str
     compile: Any
 
-    def __call__(self, advance: Advance) -> dict[str, Any]:
-        """What has been reached: `evaluation`, `history` and `environment`, as in results.json of the run folder."""
-        if (found := self.result()) is not None:
+    def __call__(self, advance: Advance) -> None:
+        """Train and evaluate, unless that has been done."""
+        if self.result() is not None:
             advance(self.steps)
-            return found
-        dataset = self.dataset()
-        torch.manual_seed(self.seed)
-        pair = specs.maker(str(self.row.pair), dataset)()
-        objective = self.objective()
-        adam = torch.optim.Adam(
-            pair.to(resolve_device(self.device)).parameters(),
-            lr=self.protocol.learning_rate,
-            betas=self.protocol.betas,
-            eps=self.protocol.eps,
-            fused=True,
-        )
+            return
+        pair, objective, watch = self.pair(), self.objective(), Progress(advance)
+        adam = self.adam(list(pair.to(resolve_device(self.device)).parameters()))
         if self.start is not None:
             _begin_with(self.start, pair, adam)
-        done, text = 0, self.row.schedule or self.protocol.schedule
-        with self._opened() as folder:
+        with self.opened() as folder:
 
             def on_record(record: Record) -> None:
-                nonlocal done
-                advance(record.step - done)
-                done = record.step
-                folder.record(record)
-                self._follow(record.step, pair, objective, dataset)
+                watch(record.step)
+                self.record(record, folder, pair, objective)
 
-            history = fit(
-                pair,
-                dataset,
-                objective,
-                steps=self.steps,
-                batch_size=self.batch_size,
-                optim=adam,
-                schedule=rates.parse(text, steps=self.steps, steps_per_pass=self._steps_per_pass),
-                seed=self.seed,
-                device=self.device,
-                compile=self.compile,
-                checkpoints=folder.checkpoints,
-                resume=True,
-                progress=False,
-                on_record=on_record,
-            )
-            folder.finish(history)
-            test = dataset.test_batch().to(pair.reference().device)
-            particles, _ = self.budget.of(self.protocol)
-            reached = evaluation.evaluate(pair, test, objective=objective, num_particles=particles, seed=self.seed)
-            runs.save_pair(folder.path, pair)
-            report.pictures(pair, test, self.row.name, folder.path)
-            result = {"data": dataset.describe(), "evaluation": reached.as_dict(), "history": history.as_dict()}
-            environment = report.environment(history.device)
-            report.write_json({**result, "environment": environment}, self.folder / "results.json")
-        found = self.result()
-        assert found is not None
-        return found
+            options = {"optim": adam, "seed": self.seed, "checkpoints": folder.checkpoints, "on_record": on_record}
+            history = fit(pair, self.dataset(), objective, **self.settings(), **options)
+            self.finish(history, folder, pair, objective)
+
+    def settings(self) -> dict[str, Any]:
+        """What `fit` and `fit_stacked` are given alike."""
+        text = self.row.schedule or self.protocol.schedule
+        return {
+            "steps": self.steps,
+            "batch_size": self.batch_size,
+            "schedule": rates.parse(text, steps=self.steps, steps_per_pass=self._steps_per_pass),
+            "device": self.device,
+            "compile": self.compile,
+            "resume": True,
+            "progress": False,
+        }
+
+    def pair(self) -> Pair:
+        """With the initial weights of the seed."""
+        torch.manual_seed(self.seed)
+        return specs.maker(str(self.row.pair), self.dataset())()
+
+    def adam(self, parameters: list[Tensor]) -> torch.optim.Adam:
+        """The protocol's optimiser."""
+        of = self.protocol
+        return torch.optim.Adam(parameters, lr=of.learning_rate, betas=of.betas, eps=of.eps, fused=True)
+
+    def record(self, record: Record, folder: RunFolder, pair: Pair, objective: Objective) -> None:
+        """Write a point of the learning curve, and those on test data where they are followed."""
+        folder.record(record)
+        test = self.dataset().test_batch()[: self.protocol.rehearsal_test].to(pair.reference().device)
+        if self.protocol.test_curve:
+            self._append(TEST_CURVE, record.step, evaluation.bound(pair, objective, test, seed=0).mean().item())
+        if self.protocol.kl_curve:
+            kl = evaluation.kl_per_site(pair, test, num_particles=KL_PARTICLES, seed=0)
+            self._append(KL_CURVE, record.step, {site: values.mean().item() for site, values in sorted(kl.items())})
+
+    def finish(self, history: History, folder: RunFolder, pair: Pair, objective: Objective) -> None:
+        """Evaluate, and write everything that the run is for."""
+        folder.finish(history)
+        dataset, (particles, _) = self.dataset(), self.budget.of(self.protocol)
+        test = dataset.test_batch().to(pair.reference().device)
+        reached = evaluation.evaluate(pair, test, objective=objective, num_particles=particles, seed=self.seed)
+        runs.save_pair(folder.path, pair)
+        report.pictures(pair, test, self.row.name, folder.path)
+        result = {"data": dataset.describe(), "evaluation": reached.as_dict(), "history": history.as_dict()}
+        environment = report.environment(history.device)
+        report.write_json({**result, "environment": environment}, self.folder / "results.json")
 
     def result(self) -> dict[str, Any] | None:
-        """What has been reached; None before the end."""
+        """What has been reached: `evaluation`, `history`, `environment`; None before the end."""
         path = self.folder / "results.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
@@ -211,14 +221,6 @@ class Job:
         sites = next(iter(found.values()), {})
         return {site: [(int(step) * self.batch_size, kl[site]) for step, kl in found.items()] for site in sites}
 
-    def _follow(self, step: int, pair: Pair, objective: Objective, dataset: Dataset) -> None:
-        test = dataset.test_batch()[: self.protocol.rehearsal_test].to(pair.reference().device)
-        if self.protocol.test_curve:
-            self._append(TEST_CURVE, step, evaluation.bound(pair, objective, test, seed=0).mean().item())
-        if self.protocol.kl_curve:
-            kl = evaluation.kl_per_site(pair, test, num_particles=KL_PARTICLES, seed=0)
-            self._append(KL_CURVE, step, {site: values.mean().item() for site, values in sorted(kl.items())})
-
     def _append(self, name: str, step: int, value: Any) -> None:
         # A run that was taken up again comes by some steps once more.
         kept = {s: v for s, v in self._read(name).items() if int(s) < step}
@@ -228,7 +230,8 @@ class Job:
         path = self.folder / name
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
-    def _opened(self) -> AbstractContextManager[RunFolder]:
+    def opened(self) -> AbstractContextManager[RunFolder]:
+        """The run folder, new or taken up again."""
         if self.folder.exists():
             return RunFolder.reopen(self.folder)
         config = {"pair": self.row.pair, "objective": self.row.objective, "data": self.protocol.data}
@@ -238,9 +241,65 @@ class Job:
         return RunFolder.create(self.folder, config)
 
 
+@dataclass(frozen=True)
+class Stack:
+    """Trains several seeds of a row in one batched computation, and evaluates each: the same files as from jobs.
+
+    Args:
+        jobs: of one row, which starts afresh.
+    """
+
+    jobs: Sequence[Job]
+
+    @property
+    def row(self) -> Row:
+        """Of the jobs."""
+        return self.jobs[0].row
+
+    def __call__(self, advance: Advance) -> None:
+        """Train and evaluate, unless that has been done."""
+        if all(job.result() is not None for job in self.jobs):
+            advance(sum(job.steps for job in self.jobs))
+            return
+        first, objective = self.jobs[0], self.jobs[0].objective()
+        pairs = [job.pair() for job in self.jobs]
+        with ExitStack() as stack:
+            folders = [stack.enter_context(job.opened()) for job in self.jobs]
+            watch = Progress(lambda steps: advance(steps * len(pairs)))
+
+            def on_record(run: int, record: Record) -> None:
+                watch(record.step)
+                self.jobs[run].record(record, folders[run], pairs[run], objective)
+
+            options = {"seeds": [job.seed for job in self.jobs], "optim": first.adam, "on_record": on_record}
+            checkpoints = first.folder.with_name(f"{first.folder.name}-stacked")
+            histories = fit_stacked(
+                pairs, first.dataset(), objective, checkpoints=checkpoints, **first.settings(), **options
+            )
+            for job, folder, pair, history in zip(self.jobs, folders, pairs, histories, strict=True):
+                job.finish(history, folder, pair, objective)
+
+
+class Progress:
+    """Tells how many steps have been taken since the last time."""
+
+    def __init__(self, advance: Advance) -> None:
+        self.advance, self.done = advance, 0
+
+    def __call__(self, step: int) -> None:
+        self.advance(step - self.done)
+        self.done = step
+
+
 def _begin_with(run: Path, pair: Pair, optim: torch.optim.Optimizer) -> None:
     """Take over the weights at the end of a run, and the moments of its optimiser."""
-    state = Checkpoints(run / CHECKPOINTS).load()
+    checkpoints = Checkpoints(run / CHECKPOINTS)
+    if checkpoints.newest() is None:
+        raise ValueError(
+            f"stacked: got {run}, which was trained among others and kept no optimiser, expected a run by itself; name "
+            "both rows in one command, with another --out"
+        )
+    state = checkpoints.load()
     pair.load_state_dict(state["pair"])
     kept = {key: value for key, value in state["steps"]["optimiser"].items() if key != "class"}
     rates_before = [group["lr"] for group in optim.param_groups]

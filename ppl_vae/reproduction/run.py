@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ppl_vae import report
 from ppl_vae.evaluation.chunks import require_positive
-from ppl_vae.reproduction.job import Budget, Job
+from ppl_vae.reproduction.job import Budget, Job, Stack
 from ppl_vae.reproduction.page import write_page
 from ppl_vae.reproduction.protocol import Protocol, Row
 from ppl_vae.runs import check_writable
@@ -34,6 +34,7 @@ def reproduce(
     data_root: str | None = None,
     device: str = "auto",
     compile: Compile = "auto",
+    stacked: bool = False,
     workers: int | None = None,
     progress: bool = True,
 ) -> str:
@@ -48,6 +49,7 @@ def reproduce(
         budget: how much of the protocol; all by default.
         data_root: folder of the data sets.
         device, compile: as for `fit`.
+        stacked: train the seeds of a row in one batched computation (see `fit_stacked`): for a GPU.
         workers: processes of one thread each that take rows side by side; on a CPU one for each core by default, on
             CUDA one.
         progress: show one bar over all rows.
@@ -83,12 +85,22 @@ def reproduce(
     table = write_page(protocol, jobs, folder)
     total = sum(job.steps for job in wanted)
     first, then = ([job for job in wanted if (job.start is None) is fresh] for fresh in (True, False))
+    if stacked:
+        first = _stacked(first, chosen)
     with tqdm(total=total, disable=not progress, unit="step", mininterval=0.5) as bar:
         for wave in filter(None, (first, then)):  # those that begin with the end of another come after all of these
             for job, _ in zip(wave, run_jobs(wave, min(workers, len(wave)), bar.update), strict=True):
                 table = write_page(protocol, jobs, folder)
                 bar.set_postfix_str(f"done: {job.row.name}")
     return table
+
+
+def _stacked(jobs: Sequence[Job], rows: Sequence[Row]) -> list[Job | Stack]:
+    """Jobs of a row as one; a row that another begins with by itself: the end of a stacked run is its weights alone."""
+    begun = {row.start for row in rows}
+    alone = [job for job in jobs if job.row.name in begun]
+    together = [[job for job in jobs if job.row is row] for row in rows if row.name not in begun and row.start is None]
+    return [*alone, *map(Stack, together)]
 
 
 def _name(row: str, seed: int) -> str:

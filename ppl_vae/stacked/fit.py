@@ -1,11 +1,10 @@
 """`fit_stacked`: what `fit` does with each of several pairs, for all of them at once."""
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
-from typing import Any, get_args
+from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -15,11 +14,13 @@ from ppl_vae.checks import check_batch
 from ppl_vae.data import Dataset, Minibatches
 from ppl_vae.denormals import flush_denormals
 from ppl_vae.heap import keep_freed_memory
+from ppl_vae.loop import saver_of
 from ppl_vae.objectives import Objective, Trace_ELBO
 from ppl_vae.pair import Pair
 from ppl_vae.quiet import private_stream
-from ppl_vae.records import History, Record, every
+from ppl_vae.records import History, Record
 from ppl_vae.seeds import check_seed
+from ppl_vae.stacked.loop import StackedLoop
 from ppl_vae.stacked.loss import StackedLoss
 from ppl_vae.stacked.steps import StackedSteps
 from ppl_vae.svi import Compile
@@ -41,6 +42,9 @@ def fit_stacked(
     optim: Callable[[list[Tensor]], torch.optim.Optimizer] | None = None,
     device: str | torch.device = "auto",
     compile: Compile = "auto",
+    checkpoints: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool | str | Path = False,
     progress: bool = True,
     on_record: Callable[[int, Record], object] | None = None,
 ) -> list[History]:
@@ -61,8 +65,10 @@ def fit_stacked(
         compile: "off" runs the recorded operations one by one, "inductor" compiles them; "cudagraph", on CUDA alone,
             captures the whole step ("inductor" is captured there as well). "auto" takes "inductor" from 10,000 steps
             on a CPU, and "cudagraph" on CUDA.
+        checkpoints, checkpoint_every, resume: as for `fit`; a checkpoint is of all runs, and they go on bit for bit on
+            a CPU.
         progress: show one bar.
-        on_record: called with s and the newest point of the learning curve of run s.
+        on_record: called with s and the newest point of the learning curve of run s, whose pair has its weights then.
 
     Returns:
         The histories, in the order of the pairs; their times are those of all runs together.
@@ -73,6 +79,7 @@ def fit_stacked(
             numbers depending on parameters; an objective with averages of its own, a schedule that goes by the bound;
             or what `fit` refuses.
         NonFiniteError: a loss became NaN or infinite; names step, run and site.
+        CheckpointError, Stopped: as `fit`.
 
     Example:
         >>> from ppl_vae.data import load
@@ -85,6 +92,8 @@ def fit_stacked(
     objective = objective or Trace_ELBO()
     seeds = range(len(pairs)) if seeds is None else seeds
     _check_settings(pairs, seeds, objective, steps, learning_rate, schedule)
+    settings = {"steps": steps, "batch_size": batch_size, "seeds": list(seeds), "objective": repr(objective.describe())}
+    saver, state = saver_of(checkpoints, checkpoint_every, resume)
     place = resolve_device(device)
     how = _resolve_compile(compile, steps, place)
     flush_denormals()
@@ -101,40 +110,14 @@ def fit_stacked(
         loss = StackedLoss([objective(pair) for pair in pairs], batches, seeds, inductor=how == "inductor")
         make = optim or partial(torch.optim.Adam, lr=learning_rate, fused=True)
         taken = StackedSteps(loss, batches, seeds, make(loss.trained), schedule, capture=how != "off")
+        loop = StackedLoop(taken, steps, settings, histories, bar, saver, on_record)
+        if state is not None:
+            loop.load_state_dict(state)
         try:
-            _loop(taken, steps, histories, bar, on_record)
+            loop.run()
         finally:
             loss.write()
     return histories
-
-
-def _loop(
-    taken: StackedSteps,
-    steps: int,
-    histories: Sequence[History],
-    bar: "tqdm[Any]",
-    on_record: Callable[[int, Record], object] | None,
-) -> None:
-    """Take all steps, and fill the histories."""
-    begin, done = time.perf_counter(), 0
-    while done < steps:
-        count = min(every(steps), steps - done)
-        for _ in range(count):
-            taken.take()
-        done += count
-        bar.update(count)
-        totals, norms, seconds = taken.collect(), taken.norms(), time.perf_counter() - begin
-        rate = float(taken.optim.param_groups[0]["lr"])
-        for run, history in enumerate(histories):
-            bound = -totals[run] / (count * taken.batches[run].batch_size)
-            history.records.append(Record(done, bound, seconds, norms[run], rate))
-            if on_record is not None:
-                on_record(run, history.records[-1])
-    for history in histories:
-        history.steps, history.seconds = done, time.perf_counter() - begin
-        points = [(0, 0.0), *((record.step, record.seconds) for record in history.records)]
-        gaps = sorted((b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(points))
-        history.ms_per_step = 1e3 * gaps[len(gaps) // 2] if gaps else math.nan
 
 
 def _resolve_compile(compile: Compile, steps: int, place: torch.device) -> Compile:

@@ -39,6 +39,16 @@ class Streams:
             # Kept, since a captured step goes on with them.
             self.generators = [self._default.clone_state().manual_seed(seed) for seed in seeds]
 
+    def state(self) -> list[Tensor]:
+        """Where each stream stands."""
+        return [g.get_state() for g in self.generators] if self.on_cuda else list(self._states)
+
+    def load(self, state: Sequence[Tensor]) -> None:
+        """Go on from there."""
+        self._states = [value.clone() for value in state]
+        for generator, value in zip(self.generators, state, strict=self.on_cuda):
+            generator.set_state(value.clone())
+
     @contextmanager
     def of(self, run: int) -> Iterator[None]:
         """Within, random numbers on the device are those of a run."""

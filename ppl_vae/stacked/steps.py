@@ -1,5 +1,6 @@
 """Gradient steps of several runs at once."""
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, cast
@@ -10,6 +11,7 @@ from torch import Tensor
 from ppl_vae.capture import WARM_UP, make_capturable, on_side_stream
 from ppl_vae.data import Minibatches
 from ppl_vae.nonfinite import NonFiniteError, explain
+from ppl_vae.optimisers import load_state, set_rates, state_of
 from ppl_vae.stacked.loss import StackedLoss, Streams, draw
 
 __all__ = ["StackedSteps"]
@@ -87,6 +89,49 @@ class StackedSteps:
         parts = [p.grad.reshape(len(p), -1).norm(dim=1) for p in self.loss.trained if p.grad is not None]
         return torch.stack(parts).norm(dim=0).tolist()
 
+    def check_weights(self) -> None:
+        """Keep out of a checkpoint what an overflowing gradient has spoilt, which the next loss would show.
+
+        Raises:
+            NonFiniteError: a weight is NaN or infinite.
+        """
+        spoilt = torch.stack([~p.reshape(len(p), -1).isfinite().all(1) for p in self.loss.trained]).any(0)
+        if spoilt.any():
+            self._refuse(torch.where(spoilt, math.nan, 0.0))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on exactly here."""
+        return {
+            "tensors": {name: value.detach() for name, value in self.loss.state.items()},
+            "optimiser": state_of(self.optim),
+            "step": self.objective.step,
+            "batches": [batches.state_dict() for batches in self.batches],
+            "streams": self.streams.state(),
+            "rates": list(self.rates),
+            "total": self.total.clone(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the source of `state` stood.
+
+        Raises:
+            ValueError: it had other pairs, another optimiser, another number of data or another batch size.
+        """
+        got, expected = ({n: tuple(v.shape) for n, v in s.items()} for s in (state["tensors"], self.loss.state))
+        if got != expected:
+            raise ValueError(f"resume: got a checkpoint of tensors {got}, expected {expected}; use pairs like those")
+        for batches, before in zip(self.batches, state["batches"], strict=True):
+            batches.load_state_dict(before)
+        load_state(self.optim, state["optimiser"], self.total.device)
+        if self._capture:
+            make_capturable(self.optim, self.total.device)
+        with torch.no_grad():
+            for name, value in self.loss.state.items():
+                value.copy_(state["tensors"][name])
+        self.objective.step, self.rates = state["step"], list(state["rates"])
+        self.streams.load(state["streams"])
+        self.total.copy_(state["total"])
+
     def _launch(self) -> None:
         if self._capture and self._warm < WARM_UP:
             self._warm += 1
@@ -120,14 +165,8 @@ class StackedSteps:
         return losses
 
     def _set_rate(self) -> None:
-        if self.schedule is None:
-            return
-        factor = self.schedule(self.objective.step)
-        for group, rate in zip(self.optim.param_groups, self.rates, strict=True):
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate * factor)
-            else:
-                group["lr"] = rate * factor
+        if self.schedule is not None:
+            set_rates(self.optim, self.rates, self.schedule(self.objective.step))
 
     def _refuse(self, losses: Tensor) -> NoReturn:
         run = int((~losses.isfinite()).nonzero()[0])
