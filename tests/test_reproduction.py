@@ -183,6 +183,16 @@ def test_the_bound_on_test_data_is_followed_and_left_alone(table: str) -> None:
     assert Path("with/test_curves.png").exists() and not Path("without/test_curves.png").exists()
 
 
+def test_layers_stand_from_bottom_to_top_though_a_ladder_draws_them_downwards(table: str) -> None:
+    pair = "LadderVAE(latent_dims=(4, 3, 2), hidden=((9,), (7,), (5,)))"
+    Path(table).write_text(SMALL.partition("rows:")[0] + f"rows: [{{name: one, pair: '{pair}', objective: elbo}}]\n")
+    assert run(table, *PART, "--out", "out") == 0
+    (line,), (found,) = (json.loads(Path("out/results.json").read_text())[part] for part in ("rows", "runs"))
+    kl, units = found["evaluation"]["kl"], found["evaluation"]["active_units"]
+    assert list(kl) == ["z3", "z2", "z1"] and line["KL"] == "+".join(f"{kl[f'z{layer}']:.2f}" for layer in (1, 2, 3))
+    assert line["active units"] == "+".join(f"{units[f'z{layer}']['count']:g}" for layer in (1, 2, 3))
+
+
 def test_the_layers_are_followed_and_warm_up_is_counted_in_passes(table: str, capsys: Capture) -> None:
     two = "HierarchicalVAE(latent_dims=(3, 2), hidden=((9,), (7,)))"
     rows = f"rows:\n  - {{name: two, pair: '{two}', objective: elbo, warmup: 20}}\n  - {{name: one, pair: '{two}', "

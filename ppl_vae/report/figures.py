@@ -205,16 +205,17 @@ def kl_curves(runs: Mapping[str, Mapping[str, Curve]], path: str | Path, xlabel:
     rows = -(-len(runs) // columns)
     figure = Figure(figsize=(4.2 * columns + 0.8, 2.8 * rows), dpi=_DPI, layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    sites = list(dict.fromkeys(site for curves in runs.values() for site in curves))
+    sites = sorted({site for curves in runs.values() for site in curves}, key=lambda site: (len(site), site))
+    highest = max((value for curves in runs.values() for curve in curves.values() for _, value in curve), default=1.0)
     for axes, (name, curves) in zip(panels, runs.items(), strict=False):
-        for site, curve in curves.items():
+        for site, curve in sorted(curves.items(), key=lambda item: sites.index(item[0])):
             i = sites.index(site)
             steps, values = zip(*curve, strict=True)
             colour, dashes = _COLOURS[i % len(_COLOURS)], _DASHES[i // len(_COLOURS) % len(_DASHES)]
             axes.plot(steps, np.maximum(values, _LEAST), color=colour, linestyle=dashes, linewidth=1.6, label=site)
         axes.axhline(0.1, color=_INK, linewidth=0.8, linestyle="dotted")
         axes.set_yscale("log")
-        axes.set_ylim(bottom=_LEAST)
+        axes.set_ylim(_LEAST, 2 * max(highest, 1.0))
         axes.set_title(name, fontsize=_TEXT, loc="left")
         axes.tick_params(labelsize=_TEXT - 1)
         axes.spines[["top", "right"]].set_visible(False)

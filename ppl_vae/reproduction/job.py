@@ -137,7 +137,7 @@ class Job:
             self._append(TEST_CURVE, record.step, evaluation.bound(pair, objective, test, seed=0).mean().item())
         if self.protocol.kl_curve:
             kl = evaluation.kl_per_site(pair, test, num_particles=KL_PARTICLES, seed=0)
-            self._append(KL_CURVE, record.step, {site: values.mean().item() for site, values in sorted(kl.items())})
+            self._append(KL_CURVE, record.step, {site: values.mean().item() for site, values in kl.items()})
 
     def finish(self, history: History, folder: RunFolder, pair: Pair, objective: Objective) -> None:
         """Evaluate, and write everything that the run is for."""

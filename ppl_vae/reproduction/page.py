@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -151,14 +151,19 @@ def _nll(found: list[Any]) -> str:
 
 
 def _units(found: list[Any]) -> str:
-    sites = found[0]["evaluation"]["active_units"] if found else {}
+    sites = _upwards(found[0]["evaluation"]["active_units"]) if found else []
     counts = [statistics.fmean(r["evaluation"]["active_units"][site]["count"] for r in found) for site in sites]
     return "+".join(f"{count:g}" for count in counts)
 
 
 def _kl(found: list[Any]) -> str:
-    sites = sorted(found[0]["evaluation"]["kl"]) if found else []
+    sites = _upwards(found[0]["evaluation"]["kl"]) if found else []
     return "+".join(f"{statistics.fmean(r['evaluation']['kl'][site] for r in found):.2f}" for site in sites)
+
+
+def _upwards(sites: Iterable[str]) -> list[str]:
+    """z1, z2, ..., z10: a guide may draw them the other way round."""
+    return sorted(sites, key=lambda site: (len(site), site))
 
 
 def _gap(row: Row, other: str, results: Mapping[tuple[str, int], Any]) -> dict[str, Any]:
