@@ -140,7 +140,7 @@ class Protocol:
             return [row for row in self.rows if not row.on_request]
         known = {str(number): row for number, row in enumerate(self.rows, 1)} | {row.name: row for row in self.rows}
         if unknown := [name for name in names if name not in known]:
-            said = "; ".join(f"{number}: {row.name}" for number, row in enumerate(self.rows, 1))
+            said = ", ".join(f"{number} {row.name!r}" for number, row in enumerate(self.rows, 1))
             raise ValueError(f"rows: got {', '.join(unknown)}, expected names or numbers of {said}")
         wanted = {known[name].name for name in names}
         wanted |= {other for row in self.rows if row.name in wanted for other in (row.same_as, row.start) if other}
