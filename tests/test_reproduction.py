@@ -252,7 +252,7 @@ def test_a_row_may_begin_with_the_end_of_another(table: str) -> None:
     ("words", "said"),
     [
         (["nowhere"], "table: got 'nowhere' (No such file or directory), expected one of"),
-        (["small.yaml", "--rows", "5"], "rows: got 5, expected names or numbers of 1: VAE; 2: IWAE, k = 1"),
+        (["small.yaml", "--rows", "5"], "rows: got 5, expected names or numbers of 1 'VAE', 2 'IWAE, k = 1'"),
         (["small.yaml", "--fraction", "0"], "fraction: got 0.0"),
         (["small.yaml", "--passes", "-1"], "passes: got -1.0"),
         (["small.yaml", "--seeds", "0"], "seeds: got 0"),
