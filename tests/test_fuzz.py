@@ -173,7 +173,7 @@ VALUES: dict[str, Values] = {
     "config": Values((), (), ("missing.yaml", "..", LONG), ("", "kept.txt")),
     "fraction": Values(("1", "0.5"), ("0", ".nan"), (*NO_RATE, "-1", "1.5", "null", "1e400"), ("1e-300", "true")),
     "passes": Values(("0.01",), ("0", ".nan"), (*NO_RATE, "-1"), ("null", "1e-300")),
-    "rows": Values(("1", "one", "one; 1"), (), ("2", "nope", "", "1;9", "[]", "-1", LONG), ("null", " 1 ", "１")),
+    "rows": Values(("1", "one", "one; 2"), (), ("3", "nope", "", "1;9", "[]", "-1", LONG), ("null", " 1 ", "１")),
 }  # fmt: skip
 PNG_OUT = Values(("out.png", "a/b.png", "ü.png"), (".", ".."), ("kept.txt/x.png", LONG, "/proc/x.png"), ("", "null"))
 

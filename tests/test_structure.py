@@ -19,6 +19,7 @@ ROOMS = (
     "quiet",
     "denormals",
     "heap",
+    "optimisers",
     "pairs",
     "sites",
     "paths",
