@@ -167,7 +167,9 @@ def load_protocol(name: str) -> Protocol:
         return Protocol(**vars(parser.instantiate(parser.parse_string(path.read_text(encoding="utf-8")))))
     except OSError as error:
         known = ", ".join(protocol_names())
-        raise ValueError(f"table: got {name!r} ({error.strerror}), expected one of {known}; or a YAML file") from error
+        raise ValueError(
+            f"table: got {name!r} ({error.strerror}), expected one of {known}, or a YAML file; check the spelling"
+        ) from error
     # Besides its own errors: the parser takes some values for what they are not.
     except (jsonargparse.ArgumentError, ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
         reason = " ".join(str(error).rstrip(".").split())

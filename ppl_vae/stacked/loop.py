@@ -1,6 +1,5 @@
 """What `fit_stacked` does between its first step and its last: record, save, stop when asked."""
 
-import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -64,7 +63,7 @@ class StackedLoop:
                 if self.saver is not None and (is_over or asked is not None or self.saver.is_due(self.done)):
                     self._save(self.saver)
                 if asked is not None and not is_over:
-                    raise Stopped(self.done, asked or signal.SIGTERM)
+                    raise Stopped(self.done, asked)
         for history in self.histories:
             history.finish(self.done, self._seconds())
 
