@@ -1,5 +1,6 @@
 """`check_batch`: refuse a batch that a pair could only misread, before any work is done on it."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -21,8 +22,8 @@ def check_batch(pair: Pair, *batch: Any) -> None:
         batch: the arguments of `pair.model`; each tensor is (N, ...), or 0-dimensional.
 
     Raises:
-        ValueError: no tensor, no rows, or unequal numbers of rows; a non-finite value; a floating
-            dtype that no parameter has; uint8 pixels; another device.
+        ValueError: no tensor, no rows, or unequal numbers of rows; other arguments than `pair.model` takes; a
+            non-finite value; a floating dtype that no parameter has; uint8 pixels; another device.
 
     Example:
         >>> from ppl_vae.pairs import VAE
@@ -32,6 +33,7 @@ def check_batch(pair: Pair, *batch: Any) -> None:
     """
     tensors = {i: b for i, b in enumerate(batch) if isinstance(b, Tensor)}
     _check_rows(batch, tensors)
+    _check_arguments(pair, batch)
     parameters = [p for p in pair.parameters() if p.is_floating_point()]
     if parameters:
         first = min(tensors)
@@ -54,6 +56,18 @@ def _check_rows(batch: tuple[Any, ...], tensors: dict[int, Tensor]) -> None:
             f"batch: got tensors of {', '.join(map(str, rows.values()))} rows, expected one number; cut them alike, "
             "and keep what is not per datum in the pair (register_buffer)"
         )
+
+
+def _check_arguments(pair: Pair, batch: tuple[Any, ...]) -> None:
+    taken = inspect.signature(pair.model)
+    try:
+        taken.bind(*batch)
+    except TypeError:
+        names = [p.replace(annotation=p.empty) for p in taken.parameters.values()]
+        raise ValueError(
+            f"batch: got {len(batch)} argument{'s' if len(batch) > 1 else ''}, expected those of "
+            f"{type(pair).__name__}.model{inspect.Signature(names)}; pass data that have them"
+        ) from None
 
 
 def _check_pixels(name: str, value: Tensor, dtype: torch.dtype) -> None:

@@ -7,7 +7,8 @@ objective does to its gradients is in the record too); what is compiled is that 
 
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -86,9 +87,20 @@ def record(loss: PairLoss, *batch: Tensor, faster: Mapping[Any, Callable[..., An
     # The plates' nesting is found by a run of its own, which must not end up in the record.
     loss.elbo.prepare(loss.model, loss.guide, *batch)
     kl_weight = torch.ones((), device=_place(batch))
-    with pyro.validation_enabled(False):
+    with pyro.validation_enabled(False), _without_fused_lstm():
         graph = make_fx(pure, decomposition_table=faster, tracing_mode="fake")(*state.values(), kl_weight, *batch)
     return Recorded(graph, trained, _lift_noise(graph))
+
+
+@contextmanager
+def _without_fused_lstm() -> Iterator[None]:
+    """Within, an LSTM on a CPU is its steps: oneDNN's operator for all of them can be recorded but not run again."""
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
 
 
 def loss_state(loss: PairLoss) -> dict[str, Tensor]:

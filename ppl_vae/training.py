@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ppl_vae.averages import WeightAverage
 from ppl_vae.checks import check_batch
-from ppl_vae.data import Dataset, LoadedMinibatches, Minibatches
+from ppl_vae.data import Dataset, LoadedMinibatches, Minibatches, Scenes
 from ppl_vae.denormals import flush_denormals
 from ppl_vae.heap import keep_freed_memory
 from ppl_vae.loop import Loop, saver_of
@@ -31,7 +31,8 @@ from ppl_vae.validation import Validation
 
 __all__ = ["Compile", "Data", "History", "OnNonFinite", "Record", "fit", "resolve_device", "steps_of"]
 
-Data = Dataset[Any] | Tensor | Sequence[Tensor] | MapStyle[Any]
+B = TypeVar("B", Minibatches, LoadedMinibatches)
+Data = Dataset[Any] | Scenes | Tensor | Sequence[Tensor] | MapStyle[Any]
 
 COMPILE_FROM, CAPTURE_FROM = 10_000, 100
 """Steps of a run from which compiling pays on a CPU (5 to 20 seconds), and capturing on CUDA (about one)."""
@@ -83,7 +84,8 @@ def fit(
 
     Args:
         pair: the model and the guide; moved to the device.
-        data: a data set (its training part, binarised as it says), a tensor of N rows, several tensors of N rows
+        data: a data set (its training part, binarised as it says; of scenes composed as they are asked for, images and
+            captions), a tensor of N rows, several tensors of N rows
             each, one for each argument of the programs; or, where they don't fit into memory, `data.load_folder(...)`
             or any map-style data set of torch (of Hugging Face, torchvision, your own): see `LoadedMinibatches`.
         objective: `Trace_ELBO()` by default.
@@ -169,7 +171,7 @@ def fit(
 
 def steps_of(passes: float, data: Data, batch_size: int) -> int:
     """How many steps make so many passes over the data."""
-    rows = data.train if isinstance(data, Dataset) else data[0] if isinstance(data, tuple | list) else data
+    rows = data.train if isinstance(data, Dataset | Scenes) else data[0] if isinstance(data, tuple | list) else data
     return round(passes * (len(cast(Sized, rows)) // batch_size))
 
 
@@ -214,10 +216,13 @@ def _resolve_compile(compile: Compile, steps: int, place: torch.device, ranks: R
 def _minibatches(
     pair: Pair, data: Data, batch_size: int, seed: int, place: torch.device, part: tuple[int, int], num_workers: int
 ) -> Minibatches | LoadedMinibatches:
+    if isinstance(data, Scenes):
+        scenes = data.to(place)
+        return _checked(pair, Minibatches((scenes.train,), batch_size, seed, scenes.draw, part))
     draw = data.draw if isinstance(data, Dataset) else None
     rows = data.train if isinstance(data, Dataset) else data
     if not isinstance(rows, Tensor | tuple | list):
-        return _loaded(pair, LoadedMinibatches(rows, batch_size, seed, draw, part, device=place, workers=num_workers))
+        return _checked(pair, LoadedMinibatches(rows, batch_size, seed, draw, part, device=place, workers=num_workers))
     if num_workers:
         raise ValueError(f"num_workers: got {num_workers} for data in memory, expected 0; they read data on disk")
     tensors = tuple(t.to(place) for t in ((rows,) if isinstance(rows, Tensor) else rows))
@@ -225,7 +230,7 @@ def _minibatches(
     return Minibatches(tensors, batch_size, seed, draw, part)
 
 
-def _loaded(pair: Pair, batches: LoadedMinibatches) -> LoadedMinibatches:
+def _checked(pair: Pair, batches: B) -> B:
     """The batches, of which the first has been checked."""
     start = batches.state_dict()
     with private_stream(0, batches.device), closing(batches):

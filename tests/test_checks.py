@@ -8,6 +8,7 @@ import torch
 
 from ppl_vae.checks import check_batch
 from ppl_vae.pair import Pair
+from ppl_vae.pairs import ConditionalVAE
 from ppl_vae.testing import LinearGaussian
 
 
@@ -33,6 +34,19 @@ def test_bad_batches_are_refused(batch: tuple[Any, ...], message: str) -> None:
 
 
 def test_good_batches_pass() -> None:
-    pair, x = LinearGaussian(6, 3).double(), torch.zeros(20, 6).double()
+    class Wide(LinearGaussian):
+        def model(self, x, *others):
+            super().model(x)
+
+    pair, x = Wide(6, 3).double(), torch.zeros(20, 6).double()
     check_batch(pair, x, torch.arange(20), torch.tensor(3.0).double(), "name")
     check_batch(Pair(), x.to(torch.uint8))
+
+
+def test_other_arguments_than_the_model_takes_are_refused() -> None:
+    x = torch.zeros(2, 6).double()
+    with pytest.raises(ValueError, match=r"got 2 arguments, expected those of LinearGaussian.model\(x\); pass data"):
+        check_batch(LinearGaussian(6, 2).double(), x, torch.zeros(2, 3))
+    pair = ConditionalVAE((6,), (3,), 2, (4,))
+    with pytest.raises(ValueError, match=r"got 1 argument, expected those of ConditionalVAE.model\(y, c\)"):
+        check_batch(pair, x.float())

@@ -14,6 +14,8 @@ BUDGETS = {
     "03_compare_bounds.py": ["--steps", "20", "--num-particles", "10", "--seeds", "2"],
     "04_hierarchical.py": ["--steps", "20", "--num-particles", "10"],
     "05_ladder.py": ["--steps", "20", "--num-particles", "10"],
+    "07_conditional.py": ["--steps", "20", "--num-particles", "10"],
+    "08_multimodal_policy.py": ["--steps", "20"],
 }
 
 

@@ -85,3 +85,20 @@ def test_other_dtypes_stay_as_they_are() -> None:
     inputs = torch.randn(3, 8, 7, 7).double(), torch.randn(8, 1, 3, 3).double()
     targets = check_equal(partial(F.conv_transpose2d, stride=2), *inputs)
     assert aten.stack.default not in targets and aten.convolution.default in targets
+
+
+@onednn
+def test_an_expanded_weight_is_copied_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN multiplies by a weight of stride 0 a thousand times slower: the gradient of a learned first state."""
+    from ppl_vae import kernels
+
+    strides: list[tuple[int, ...]] = []
+
+    def plain(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+        strides.append(weight.stride())
+        return F.linear(x, weight, bias)
+
+    monkeypatch.setattr(torch.ops.mkldnn._linear_pointwise, "default", plain, raising=False)
+    x, state = torch.randn(3, 4), torch.randn(4)
+    torch.testing.assert_close(kernels._linear(x, state.expand(5, 4), None), (x @ state)[:, None].expand(3, 5))
+    assert strides == [(4, 1)]

@@ -295,7 +295,10 @@ def test_bad_settings_are_refused() -> None:
     refused("compile: got 'fast', expected one of", compile="fast")
     refused("got batch_size=50; expected 1 to 47", batch_size=50)
     refused("support", given=2 * x)
-    refused("data: got a TensorDataset, which is read from disk, expected tensors", given=TensorDataset(x))
+    refused(
+        "data: got TensorDataset, which is read or composed as it is asked for, expected tensors",
+        given=TensorDataset(x),
+    )
 
 
 def test_a_loss_that_is_not_finite_names_the_run_and_its_site() -> None:

@@ -45,6 +45,7 @@ ROOMS = (
     "stacked",
     "evaluation",
     "generation",
+    "judging",
     "workers",
     "comparison",
     "tables",

@@ -6,20 +6,26 @@
 torch.Size([20, 1, 8, 8])
 """
 
+from ppl_vae.data.captions import Vocabulary
 from ppl_vae.data.dataset import Binarisation, DataError, Dataset, binarise
 from ppl_vae.data.loaders import default_root, load, names
 from ppl_vae.data.loading import LoadedMinibatches
 from ppl_vae.data.local import from_tensor, load_file, load_folder
 from ppl_vae.data.minibatch import Minibatches
+from ppl_vae.data.quadrants import UNKNOWN, quadrants
+from ppl_vae.data.scenes import Scenes, scenes
 from ppl_vae.data.stored import Stored
 
 __all__ = [
+    "UNKNOWN",
     "Binarisation",
     "DataError",
     "Dataset",
     "LoadedMinibatches",
     "Minibatches",
+    "Scenes",
     "Stored",
+    "Vocabulary",
     "binarise",
     "default_root",
     "from_tensor",
@@ -27,4 +33,6 @@ __all__ = [
     "load_file",
     "load_folder",
     "names",
+    "quadrants",
+    "scenes",
 ]

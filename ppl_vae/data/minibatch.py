@@ -19,7 +19,7 @@ class Minibatches:
         tensors: of one length N and on one device, each (N, ...).
         batch_size: B, at most N.
         seed: of the order of the data (see `Order`).
-        transform: maps the batch of the first tensor, (B, ...) -> (B, ...), e.g. `dataset.draw`.
+        transform: maps the batch of the first tensor, (B, ...), to one or several tensors of B rows: `dataset.draw`.
         part: (r, n): each batch is the r-th of n equal parts of the batch of B rows, the same for all r.
 
     Attributes:
@@ -42,7 +42,7 @@ class Minibatches:
         tensors: tuple[Tensor, ...],
         batch_size: int,
         seed: int = 0,
-        transform: Callable[[Tensor], Tensor] | None = None,
+        transform: Callable[[Tensor], Tensor | tuple[Tensor, ...]] | None = None,
         part: tuple[int, int] = (0, 1),
     ) -> None:
         _check(tensors)
@@ -92,7 +92,8 @@ class Minibatches:
     def _gather(self, indices: Tensor) -> tuple[Tensor, ...]:
         self.indices = indices
         first, *others = (x.index_select(0, indices) for x in self.tensors)
-        return (first if self.transform is None else self.transform(first), *others)
+        drawn = first if self.transform is None else self.transform(first)
+        return (*(drawn if isinstance(drawn, tuple) else (drawn,)), *others)
 
     def close(self) -> None:
         """Nothing to end here, other than for `LoadedMinibatches`."""

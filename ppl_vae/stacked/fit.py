@@ -139,8 +139,8 @@ def _minibatches(
     rows = data.train if isinstance(data, Dataset) else data
     if not isinstance(rows, Tensor | tuple | list):
         raise ValueError(
-            f"data: got a {type(rows).__name__}, which is read from disk, expected tensors; load them, or train these "
-            "pairs one by one with fit"
+            f"data: got {type(rows).__name__}, which is read or composed as it is asked for, expected tensors; train "
+            "these pairs one by one with fit"
         )
     tensors = tuple(t.to(place) for t in ((rows,) if isinstance(rows, Tensor) else rows))
     check_batch(pair, *tensors)
