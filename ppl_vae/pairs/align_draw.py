@@ -89,10 +89,10 @@ class AlignDRAW(Pair):
         """p(x, z | caption) for x of shape (B, *data_shape) and captions (B, L) of word numbers, padded with 0."""
         self.rollout.begin(self, keep=False)
         with pyro.plate("data", len(x), dim=-1):
-            *_, state = self.painting(caption)
+            *_, state = self.painting(x, caption)
             pyro.sample("x", self.painter.head(state.canvas), obs=x)
 
-    def painting(self, caption: Tensor) -> Iterator[State]:
+    def painting(self, x: Tensor, caption: Tensor) -> Iterator[State]:
         """The states of the model's steps, one after the other; within its plate."""
         state = self.painter.start()
         for t in range(1, self.steps + 1):
