@@ -43,6 +43,11 @@ MAX_SHAPES = 4
 """So many batch shapes are compiled; batches of further shapes go through the eager loss."""
 
 
+MAX_OPERATIONS = 10_000
+"""Longer records, of recurrences in many steps, stay eager: compiling takes a minute for each 3,000 or so, and gains
+little where the operations themselves are what takes time."""
+
+
 @dataclass(frozen=True)
 class Recorded:
     """A pure function: `graph(*state, kl_weight, *batch, *noise)` is (loss, *gradients).
@@ -153,6 +158,7 @@ class CompiledBackward:
             if key not in self._compiled:
                 with site:
                     recorded = record(self.loss, *batch)
+                _check_length(recorded)
                 self._compiled[key] = (recorded, self._compile(recorded, *batch))
             value, *gradients = self._run(*self._compiled[key], *batch)
         except Exception as error:
@@ -198,6 +204,11 @@ class _LastSite(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         self.name = msg["name"]
+
+
+def _check_length(recorded: Recorded) -> None:
+    if (length := len(recorded.graph.graph.nodes)) > MAX_OPERATIONS:
+        raise RuntimeError(f"{length:,} operations, of at most {MAX_OPERATIONS:,}: compiling them would take too long")
 
 
 def _reason(error: Exception, site: str | None) -> str:

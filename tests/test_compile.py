@@ -169,6 +169,21 @@ for _ in range(2):
 """
 
 
+def test_a_record_too_long_goes_on_eagerly_after_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ppl_vae.compile.MAX_OPERATIONS", 10)
+    pair, x = VAE((1, 8, 8), 5, (20,)), torch.rand(3, 1, 8, 8).round()
+    loss = Trace_ELBO()(pair)
+    run = CompiledBackward(loss)
+    with pytest.warns(UserWarning, match=r"goes on eagerly \(RuntimeError: \d+ operations, of at most 10: compiling"):
+        torch.manual_seed(0)
+        value = run(x)
+    torch.manual_seed(0)
+    torch.testing.assert_close(value, loss(x).detach(), rtol=0, atol=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(x)
+
+
 def test_without_a_compiler_it_goes_on_eagerly_after_one_warning(tmp_path: Path) -> None:
     # A process of its own: Inductor remembers that it found no compiler.
     environment = {**os.environ, "CXX": "no-such-compiler", "PATH": "", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}

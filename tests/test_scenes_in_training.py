@@ -5,7 +5,9 @@ import torch
 
 from ppl_vae import data, fit, fit_stacked
 from ppl_vae.data import Minibatches, Scenes
-from ppl_vae.pairs import VAE, AlignDRAW
+from ppl_vae.nn import SentenceEncoder
+from ppl_vae.pairs import VAE, AlignDRAW, ConditionalVAE
+from ppl_vae.testing import check_pair
 from ppl_vae.training import steps_of
 
 
@@ -61,6 +63,19 @@ def test_a_stopped_run_ends_as_if_it_had_not_stopped(scenes, tmp_path):
 
 def test_steps_of_passes(scenes):
     assert steps_of(2, scenes, 10) == 10
+
+
+@pytest.mark.parametrize("trunk", ["mlp", "conv"])
+def test_a_conditional_vae_takes_captions(scenes, trunk):
+    torch.manual_seed(0)
+    encoder = SentenceEncoder(len(scenes.vocabulary), 3)
+    options = {"condition": encoder, "condition_dim": 6, "trunk": trunk, "image_features": 5}
+    pair = ConditionalVAE(scenes.shape, (scenes.caption_length,), 2, (4, 4), **options)
+    report = check_pair(pair, *(part[:3] for part in scenes.test_batch()))
+    assert report.ok, str(report)
+    before = [p.clone() for p in encoder.parameters()]
+    fit(pair, scenes, steps=2, batch_size=10, progress=False)
+    assert not any(torch.equal(p, q) for p, q in zip(encoder.parameters(), before, strict=True))
 
 
 def test_what_cannot_train_is_refused(scenes):

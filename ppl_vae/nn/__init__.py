@@ -13,7 +13,7 @@ from ppl_vae.nn.init import glorot_
 from ppl_vae.nn.merge import merge_normals
 from ppl_vae.nn.recurrent import LSTM, Memory
 from ppl_vae.nn.rollout import Rollout
-from ppl_vae.nn.sentences import Alignment, SentenceReader, Words
+from ppl_vae.nn.sentences import Alignment, SentenceEncoder, SentenceReader, Words
 from ppl_vae.nn.shapes import Shape, as_shape, as_size
 from ppl_vae.nn.trunks import MLP, ConvDecoder, ConvEncoder, Trunk, leaky_rectifier
 from ppl_vae.nn.windows import Window, WindowHead, filter_bank
@@ -32,6 +32,7 @@ __all__ = [
     "Memory",
     "NormalHead",
     "Rollout",
+    "SentenceEncoder",
     "SentenceReader",
     "Shape",
     "SharedNormalHead",

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Alignment", "SentenceReader", "Words"]
+__all__ = ["Alignment", "SentenceEncoder", "SentenceReader", "Words"]
 
 PADDING = 0
 
@@ -62,6 +62,28 @@ class SentenceReader(nn.Module):
         last = (length - 1).clamp(min=0)
         whole = torch.cat([_taken(states, last).squeeze(1) for states in (ahead, back)], -1)
         return Words(torch.cat([ahead, _taken(back, turned)], -1), is_word, whole)
+
+
+class SentenceEncoder(nn.Module):
+    """Word numbers (B, L), padded with 0 on the right -> where a `SentenceReader` ends in its two directions, (B, 2 H).
+
+    The condition of a `ConditionalVAE` on captions.
+
+    Args:
+        vocabulary, size, embedding: as for `SentenceReader`.
+
+    Example:
+        >>> SentenceEncoder(23, size=4)(torch.tensor([[3, 1, 2], [5, 0, 0]])).shape
+        torch.Size([2, 8])
+    """
+
+    def __init__(self, vocabulary: int, size: int, embedding: int | None = None) -> None:
+        super().__init__()
+        self.reader = SentenceReader(vocabulary, size, embedding)
+
+    def forward(self, captions: Tensor) -> Tensor:
+        """Read captions (B, L) int64."""
+        return self.reader(captions).whole
 
 
 class Alignment(nn.Module):

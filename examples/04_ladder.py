@@ -1,6 +1,6 @@
 """Five stochastic layers, guided bottom-up and down the ladder: which of them carry anything?
 
-python examples/05_ladder.py
+python examples/04_ladder.py
 """
 
 import argparse

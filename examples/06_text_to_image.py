@@ -1,0 +1,68 @@
+"""Images from captions: alignDRAW paints digits in their places; what it painted is read by a classifier.
+
+python examples/06_text_to_image.py                      # 8 x 8 digits on a canvas of 16
+python examples/06_text_to_image.py --data mnist --canvas 28 --digit 14 --steps 10000
+python examples/06_text_to_image.py --data mnist --canvas 60 --all-places --glimpses 32 --hidden 300 --latent-dim 150
+                                                         # Mansimov et al. 2016
+"""
+
+import argparse
+from dataclasses import replace
+
+from ppl_vae import data, fit, judging, report
+from ppl_vae.data.scene_facts import DIGITS, PLACES
+from ppl_vae.films import film
+from ppl_vae.generation import blank
+from ppl_vae.objectives import TraceMeanField_ELBO
+from ppl_vae.pairs import AlignDRAW
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--data", default="digits", help="digits or mnist")
+parser.add_argument("--root", default=None, help="folder of the data files")
+parser.add_argument("--canvas", type=int, default=16, help="side of the images")
+parser.add_argument("--digit", type=int, default=None, help="side of a digit")
+parser.add_argument("--all-places", action="store_true", help="also two digits beside and above each other")
+parser.add_argument("--steps", type=int, default=3000)
+parser.add_argument("--judge-steps", type=int, default=1500)
+parser.add_argument("--glimpses", type=int, default=8, help="T")
+parser.add_argument("--hidden", type=int, default=128)
+parser.add_argument("--latent-dim", type=int, default=24)
+parser.add_argument("--window", type=int, default=7, help="side of what is read and written")
+parser.add_argument("--num-test", type=int, default=500)
+args = parser.parse_args()
+
+corners = PLACES if args.all_places else PLACES[4:]
+images = data.load(args.data, root=args.root)
+scenes = data.scenes(images, size=args.canvas, digit_size=args.digit, templates=corners, num_test=args.num_test)
+pair = AlignDRAW(
+    scenes.shape,
+    len(scenes.vocabulary),
+    args.latent_dim,
+    args.hidden,
+    args.glimpses,
+    words=32,
+    align=64,
+    read=args.window,
+    write=args.window,
+)
+pair.set_output_mean(scenes.pixel_means)
+fit(pair, scenes, TraceMeanField_ELBO(), steps=args.steps, clip_norm=100.0)
+
+scenes = scenes.to(pair.reference().device)
+judge = judging.train_judge(scenes, steps=args.judge_steps)
+held_out = replace(scenes, test=scenes.held_out(args.num_test))
+for name, some in (("combinations seen", scenes), ("combinations held out", held_out)):
+    real = replace(some, binarisation="none").test_batch()[0]
+    for what, shown in (("real images", real), ("samples", judging.painted(pair, some, some.test))):
+        read = judging.accuracy(judge, shown, some.test)
+        print(f"{name}, {what} read right: " + ", ".join(f"{k} {share}" for k, share in read.items()))
+flips = judging.flip_accuracy(pair, judge, scenes, scenes.test)
+print("one word changed, and all read right: " + ", ".join(f"{k} {share}" for k, share in flips.items()))
+own, other = judging.caption_gain(pair, *scenes.test_batch())
+print(f"NLL bound with its own caption {-own.mean():.2f}, with another image's {-other.mean():.2f} nats")
+
+texts = [f"the digit {digit} is at the {place} of the image ." for place in PLACES[4:] for digit in DIGITS]
+shown = film(pair, blank(pair, len(texts)), scenes.vocabulary.encode(texts).to(pair.reference().device))
+grid = shown.canvases[:, -1].unflatten(0, (4, 10))
+print(report.flip_grid(grid, "captions.png", rows=PLACES[4:], columns=DIGITS, title="the digit ... is at the ..."))
+print(report.film_gif(shown, "captions.gif"))
