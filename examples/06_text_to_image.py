@@ -13,7 +13,7 @@ from ppl_vae import data, fit, judging, report
 from ppl_vae.data.scene_facts import DIGITS, PLACES
 from ppl_vae.films import film
 from ppl_vae.generation import blank
-from ppl_vae.objectives import TraceMeanField_ELBO
+from ppl_vae.objectives import LinearWarmup, TraceMeanField_ELBO
 from ppl_vae.pairs import AlignDRAW
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -27,7 +27,7 @@ parser.add_argument("--judge-steps", type=int, default=1500)
 parser.add_argument("--glimpses", type=int, default=8, help="T")
 parser.add_argument("--hidden", type=int, default=128)
 parser.add_argument("--latent-dim", type=int, default=24)
-parser.add_argument("--window", type=int, default=7, help="side of what is read and written")
+parser.add_argument("--window", type=int, default=12, help="side of what is read and written")
 parser.add_argument("--num-test", type=int, default=500)
 args = parser.parse_args()
 
@@ -46,7 +46,9 @@ pair = AlignDRAW(
     write=args.window,
 )
 pair.set_output_mean(scenes.pixel_means)
-fit(pair, scenes, TraceMeanField_ELBO(), steps=args.steps, clip_norm=100.0)
+# The KL terms are switched on slowly: a painter that has learned to do without z seldom takes it up again.
+objective = TraceMeanField_ELBO(kl_weight=LinearWarmup(steps=max(1, args.steps // 8)))
+fit(pair, scenes, objective, steps=args.steps, clip_norm=100.0)
 
 scenes = scenes.to(pair.reference().device)
 judge = judging.train_judge(scenes, steps=args.judge_steps)
@@ -65,4 +67,4 @@ texts = [f"the digit {digit} is at the {place} of the image ." for place in PLAC
 shown = film(pair, blank(pair, len(texts)), scenes.vocabulary.encode(texts).to(pair.reference().device))
 grid = shown.canvases[:, -1].unflatten(0, (4, 10))
 print(report.flip_grid(grid, "captions.png", rows=PLACES[4:], columns=DIGITS, title="the digit ... is at the ..."))
-print(report.film_gif(shown, "captions.gif"))
+print(report.film_gif(shown, "captions.gif", columns=10))

@@ -22,6 +22,9 @@ __all__ = ["Judge", "Share", "accuracy", "caption_gain", "flip_accuracy", "paint
 CHUNK = 500
 """Images at a time."""
 
+TRAINING_FACTS = 100_000
+"""Scenes that a judge sees images of, however few a model is trained on."""
+
 
 @dataclass(frozen=True)
 class Share:
@@ -84,10 +87,8 @@ class Judge(nn.Module):
     @torch.no_grad()
     def right(self, x: Tensor, facts: Tensor) -> dict[str, Tensor]:
         """Whether each attribute reads as the facts say, (B,) bool; True where a scene lacks it."""
-        target, parts = canonical(facts), x.split(CHUNK)
-        read: dict[str, Tensor] = {
-            name: torch.cat([self(part)[name].argmax(-1) for part in parts]) for name in self.names
-        }
+        target, parts = canonical(facts), [self(part) for part in x.split(CHUNK)]
+        read: dict[str, Tensor] = {name: torch.cat([part[name].argmax(-1) for part in parts]) for name in self.names}
         wanted = {name: target[:, list(FACTS).index(name)] for name in self.names}
         return {name: (read[name] == wanted[name]) | (wanted[name] < 0) for name in self.names}
 
@@ -119,7 +120,7 @@ def train_judge(
         judge = Judge(list(scenes.attributes(scenes.train[:1])), scenes.shape).to(device)
         optim = torch.optim.Adam(judge.parameters(), lr=learning_rate, fused=True)
         rate = torch.optim.lr_scheduler.LinearLR(optim, 1.0, 0.0, steps)
-        every = scenes.unrestricted(len(scenes.train))
+        every = scenes.unrestricted(TRAINING_FACTS)
         for _ in tqdm(range(steps), disable=not progress, unit="step", desc="judge", mininterval=0.5):
             facts = every[torch.randint(len(every), (batch_size,), device=device)]
             optim.zero_grad()
@@ -146,7 +147,8 @@ def flip_accuracy(pair: Pair, judge: Judge, scenes: Scenes, facts: Tensor, *, se
     """One word of each caption is changed: how often the sample shows the new value, and all else as it was said.
 
     The new value is drawn uniformly from those that the scene allows. Attributes that a scene lacks are left out, and
-    places change only to others with as many digits.
+    places change only to others with as many digits. Flips that ask for the same image do not count: "a three on the
+    left of a three" is one on its right.
 
     Args:
         pair: its programs take (x, caption).
@@ -157,7 +159,8 @@ def flip_accuracy(pair: Pair, judge: Judge, scenes: Scenes, facts: Tensor, *, se
     """
     shares = {}
     for name in scenes.attributes(facts):
-        flipped, _ = scenes.flips(facts, name, seed)
+        flipped, rows = scenes.flips(facts, name, seed)
+        flipped = flipped[(canonical(flipped) != canonical(facts[rows])).any(1)]
         if not len(flipped):
             continue
         right = judge.right(painted(pair, scenes, flipped, seed=seed), flipped)
@@ -180,7 +183,7 @@ def caption_gain(
 ) -> tuple[Tensor, Tensor]:
     """The bound with each image's own caption, and with that of another image, (B,) nats each.
 
-    Captions are passed on to the next image whose caption is another one.
+    The other one is that of the nearest image before it, in a circle, whose caption is not the same.
 
     Args:
         pair: its programs take (x, caption).
@@ -188,12 +191,16 @@ def caption_gain(
         captions: (B, L).
         objective: whose bound; `Trace_ELBO()` by default.
         seed: of the noise, the same for both.
+
+    Raises:
+        ValueError: all captions are the same.
     """
-    objective = objective or Trace_ELBO()
-    others = captions.roll(1, 0)
-    for shift in range(2, len(captions)):
+    objective, others = objective or Trace_ELBO(), captions
+    for shift in range(1, len(captions)):
         same = (others == captions).all(-1, keepdim=True)
         others = torch.where(same, captions.roll(shift, 0), others)
+    if bool((others == captions).all(-1).any()):
+        raise ValueError(f"captions: got {len(captions)}, all the same, expected two or more; give more images")
     return _bounds(pair, objective, x, captions, seed), _bounds(pair, objective, x, others, seed)
 
 
@@ -209,37 +216,38 @@ def retrieval_ranks(
 ) -> Tensor:
     """The rank, 1 is best, of each image's own caption among others by the bound, (B,).
 
-    Candidates are the captions of the images behind it, different from its own and from each other where there are
-    so many; ties count half.
+    The others are drawn for each image from the different captions of all images. Ties count half, and a bound that
+    is NaN is worse than all. "A on the left of B" and "B on the right of A" are two captions of one scene, and no
+    model can tell which is an image's own: give images whose facts are canonical, or take it into account.
 
     Args:
         pair: its programs take (x, caption).
         x: images (B, C, H, W).
-        captions: (B, L), different ones beyond `candidates`.
+        captions: (B, L), at least `candidates` different ones.
         candidates: captions to choose from, the image's own among them.
         objective: whose bound; `Trace_ELBO()` by default.
-        seed: of the noise, the same for all candidates of an image.
+        seed: of the choice, and of the noise, the same for all candidates of an image.
         progress: show a bar.
 
     Raises:
         ValueError: fewer different captions than candidates.
     """
-    distinct = captions.unique(dim=0)
+    distinct, own = captions.unique(dim=0, return_inverse=True)
     if not 2 <= candidates <= len(distinct):
         raise ValueError(
             f"candidates: got {candidates}, expected 2 to {len(distinct)}, the different captions there are; give more "
             "images, or fewer candidates"
         )
-    objective, ranks = objective or Trace_ELBO(), []
-    for image, caption in tqdm(list(zip(x, captions, strict=True)), disable=not progress, unit="image", desc="rank"):
-        others = distinct[(distinct != caption).any(-1)]
-        with private_stream(seed + len(ranks), captions.device):
-            chosen = others[torch.randperm(len(others), device=others.device)[: candidates - 1]]
-        asked = torch.cat([caption[None], chosen])
-        bounds = _bounds(pair, objective, image.expand(candidates, *image.shape), asked, seed)
-        better, equal = (bounds[1:] > bounds[0]).sum(), (bounds[1:] == bounds[0]).sum()
-        ranks.append(1 + better + equal / 2)
-    return torch.stack(ranks)
+    objective = objective or Trace_ELBO()
+    score = torch.rand(len(x), len(distinct), generator=torch.Generator().manual_seed(seed)).to(own.device)
+    score.scatter_(1, own[:, None], -1.0)  # its own caption comes first
+    chosen = score.argsort(1)[:, :candidates]
+    # all images with one candidate each at a time, not one image with all: the noise is then the same for all
+    columns = tqdm(chosen.unbind(1), disable=not progress, unit="candidate", desc="rank", mininterval=0.5)
+    bounds = torch.stack([_bounds(pair, objective, x, distinct[column], seed) for column in columns], 1)
+    bounds = torch.where(bounds.isnan(), -torch.inf, bounds)
+    first, others = bounds[:, :1], bounds[:, 1:]
+    return 1 + (others > first).sum(1) + (others == first).sum(1) / 2
 
 
 @torch.no_grad()

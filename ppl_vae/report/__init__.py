@@ -10,14 +10,19 @@ from ppl_vae.report.figures import (
     side_by_side,
 )
 from ppl_vae.report.files import environment, write_bytes, write_csv, write_json
+from ppl_vae.report.films import alignment_figure, film_gif, film_strip, flip_grid
 from ppl_vae.report.page import Section, html_page
 from ppl_vae.report.results import comparison_files, pictures
 
 __all__ = [
     "Curve",
     "Section",
+    "alignment_figure",
     "comparison_files",
     "environment",
+    "film_gif",
+    "film_strip",
+    "flip_grid",
     "html_page",
     "image_grid",
     "kl_curves",
