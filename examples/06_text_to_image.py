@@ -1,9 +1,8 @@
 """Images from captions: alignDRAW paints digits in their places; what it painted is read by a classifier.
 
 python examples/06_text_to_image.py                      # 8 x 8 digits on a canvas of 16
-python examples/06_text_to_image.py --data mnist --canvas 28 --digit 14 --steps 10000
+python examples/06_text_to_image.py --data mnist --canvas 28 --digit 14 --hidden 192 --steps 5000
 python examples/06_text_to_image.py --data mnist --canvas 60 --all-places --glimpses 32 --hidden 300 --latent-dim 150
-                                                         # Mansimov et al. 2016
 """
 
 import argparse
@@ -34,34 +33,39 @@ args = parser.parse_args()
 corners = PLACES if args.all_places else PLACES[4:]
 images = data.load(args.data, root=args.root)
 scenes = data.scenes(images, size=args.canvas, digit_size=args.digit, templates=corners, num_test=args.num_test)
-pair = AlignDRAW(
-    scenes.shape,
-    len(scenes.vocabulary),
-    args.latent_dim,
-    args.hidden,
-    args.glimpses,
-    words=32,
-    align=64,
-    read=args.window,
-    write=args.window,
-)
+sizes = (args.latent_dim, args.hidden, args.glimpses)
+pair = AlignDRAW(scenes.shape, len(scenes.vocabulary), *sizes, words=32, align=64, read=args.window, write=args.window)
 pair.set_output_mean(scenes.pixel_means)
 # The KL terms are switched on slowly: a painter that has learned to do without z seldom takes it up again.
 objective = TraceMeanField_ELBO(kl_weight=LinearWarmup(steps=max(1, args.steps // 8)))
-fit(pair, scenes, objective, steps=args.steps, clip_norm=100.0)
+history = fit(pair, scenes, objective, steps=args.steps, clip_norm=100.0)
 
 scenes = scenes.to(pair.reference().device)
 judge = judging.train_judge(scenes, steps=args.judge_steps)
+found: dict[str, dict[str, float]] = {}
+
+
+def read(name: str, shares: dict[str, judging.Share]) -> None:
+    print(f"{name}: " + ", ".join(f"{attribute} {share}" for attribute, share in shares.items()))
+    found[name] = {attribute: share.value for attribute, share in shares.items()}
+
+
 held_out = replace(scenes, test=scenes.held_out(args.num_test))
-for name, some in (("combinations seen", scenes), ("combinations held out", held_out)):
+for name, some in (("seen", scenes), ("held out", held_out)):
     real = replace(some, binarisation="none").test_batch()[0]
-    for what, shown in (("real images", real), ("samples", judging.painted(pair, some, some.test))):
-        read = judging.accuracy(judge, shown, some.test)
-        print(f"{name}, {what} read right: " + ", ".join(f"{k} {share}" for k, share in read.items()))
-flips = judging.flip_accuracy(pair, judge, scenes, scenes.test)
-print("one word changed, and all read right: " + ", ".join(f"{k} {share}" for k, share in flips.items()))
-own, other = judging.caption_gain(pair, *scenes.test_batch())
+    read(f"read right, combinations {name}, real images", judging.accuracy(judge, real, some.test))
+    read(
+        f"read right, combinations {name}, samples",
+        judging.accuracy(judge, judging.painted(pair, some, some.test), some.test),
+    )
+read("one word changed, all read right", judging.flip_accuracy(pair, judge, scenes, scenes.test))
+own, other = judging.caption_gain(pair, *scenes.test_batch(), objective=objective)
 print(f"NLL bound with its own caption {-own.mean():.2f}, with another image's {-other.mean():.2f} nats")
+found["bound in nats"] = {"own caption": own.mean().item(), "another image's": other.mean().item()}
+report.write_json(
+    {"settings": vars(args) | {"root": None}, "environment": report.environment(history.device), **found},
+    "captions.json",
+)
 
 texts = [f"the digit {digit} is at the {place} of the image ." for place in PLACES[4:] for digit in DIGITS]
 shown = film(pair, blank(pair, len(texts)), scenes.vocabulary.encode(texts).to(pair.reference().device))

@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from ppl_vae import specs
-from ppl_vae.data import Dataset, load
+from ppl_vae.data import Dataset, Scenes, load_named
 from ppl_vae.data.files import unread
 from ppl_vae.objectives import Objective
 from ppl_vae.pair import Pair
@@ -127,8 +127,12 @@ def check_free(path: str | Path, overwrite: bool = False) -> None:
         )
 
 
-def check_writable(path: str | Path) -> None:
+def check_writable(path: str | Path, name: str = "out") -> None:
     """Refuse a path under which nothing can be made: below a file, a name too long, no permission.
+
+    Args:
+        path: of a file or folder that is to be made.
+        name: of the option that gave it.
 
     Raises:
         ValueError: it is one.
@@ -138,19 +142,19 @@ def check_writable(path: str | Path) -> None:
         nearest = next(folder for folder in (*whole.parents, whole) if os.path.lexists(folder))
         names = whole.relative_to(nearest).parts
         # What is made first has a longer name: a dot, and letters that make it unique.
-        for name in (*names[:-1], *(f".{name}.{'x' * 12}" for name in names[-1:])):
+        for part in (*names[:-1], *(f".{last}.{'x' * 12}" for last in names[-1:])):
             with suppress(FileNotFoundError):
-                (nearest / name).lstat()
+                (nearest / part).lstat()
         if not os.access(nearest, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except (OSError, ValueError, RuntimeError) as error:
-        raise _not_writable(path, error) from error
+        raise _not_writable(path, error, name) from error
 
 
-def _not_writable(path: str | Path, error: Exception) -> ValueError:
+def _not_writable(path: str | Path, error: Exception, name: str = "out") -> ValueError:
     reason = getattr(error, "strerror", None) or error
     return ValueError(
-        f"out: got {str(path)!r} ({reason}), expected a path that can be written; choose another with --out"
+        f"{name}: got {str(path)!r} ({reason}), expected a path that can be written; choose another with --{name}"
     )
 
 
@@ -178,7 +182,7 @@ class LoadedRun:
     """
 
     pair: Pair
-    data: Dataset
+    data: Dataset | Scenes
     objective: Objective
     config: dict[str, Any]
 
@@ -223,8 +227,9 @@ def load_run(folder: str | Path, data_root: str | None = None) -> LoadedRun:
         )
     try:
         root = data_root or config["data_root"]
-        dataset = load(config["data"], root=root, binarisation=config["binarisation"], seed=config["data_seed"])
-        pair, objective = specs.pair_factory(config["pair"])(dataset.shape), specs.make_objective(config["objective"])
+        dataset = load_named(config["data"], root=root, binarisation=config["binarisation"], seed=config["data_seed"])
+        make, objective = specs.pair_factory(config["pair"], specs.words_of(dataset)), config["objective"]
+        pair, objective = make(dataset.shape), specs.make_objective(objective)
     except ValueError as error:
         raise ValueError(f"run: in {folder / CONFIG}: {error}") from error
     try:

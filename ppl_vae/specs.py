@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ppl_vae import nn as networks
 from ppl_vae import objectives, pairs
-from ppl_vae.data import Dataset
+from ppl_vae.data import Dataset, Scenes
 from ppl_vae.objectives import (
     IWAE,
     STL,
@@ -33,7 +33,16 @@ from ppl_vae.objectives import (
 )
 from ppl_vae.pair import Pair
 
-__all__ = ["Maker", "is_out_of_memory", "make_objective", "maker", "objective_names", "pair_factory", "pair_names"]
+__all__ = [
+    "Maker",
+    "is_out_of_memory",
+    "make_objective",
+    "maker",
+    "objective_names",
+    "pair_factory",
+    "pair_names",
+    "words_of",
+]
 
 _SHORT: Mapping[str, type[Objective]] = {
     "elbo": Trace_ELBO,
@@ -80,11 +89,12 @@ def make_objective(text: str) -> Objective:
     return result
 
 
-def pair_factory(text: str) -> Callable[[tuple[int, ...]], Pair]:
+def pair_factory(text: str, vocabulary: int | None = None) -> Callable[[tuple[int, ...]], Pair]:
     """A function from the shape of one datum to a fresh pair.
 
     `text` names a shipped pair, or a class of a user's file, `my_file.py:MyPair`, with keyword arguments
-    in parentheses where wanted. The class is called with the shape of one datum as its first argument.
+    in parentheses where wanted. The class is called with the shape of one datum as its first argument, and where it
+    takes `vocabulary`, with how many word numbers the data's captions have.
 
     Raises:
         ValueError: an unknown name, a missing file, a file that can't be imported, a class that is not a `Pair`, or
@@ -103,6 +113,10 @@ def pair_factory(text: str) -> Callable[[tuple[int, ...]], Pair]:
         if call.args:
             raise ValueError(f"pair: got {_cut(text)}, expected arguments with their names: latent_dim=2")
         arguments = _keywords(call, text)
+    if vocabulary is not None and "vocabulary" in inspect.signature(cls).parameters:
+        given = arguments.setdefault("vocabulary", vocabulary)
+        if not isinstance(given, int) or given < vocabulary:
+            raise ValueError(f"pair {_cut(text)}: got vocabulary={given}, expected {vocabulary}, those of the data")
     # A user's class may raise anything; of ours, whatever else it raises is a fault that must be seen.
     refusals = Exception if colon else (TypeError, ValueError, OverflowError)
 
@@ -124,19 +138,25 @@ class Maker:
     text: str
     shape: tuple[int, ...]
     pixel_means: Tensor
+    vocabulary: int | None = None
 
     def __call__(self) -> Pair:
         """A fresh pair."""
-        pair = pair_factory(self.text)(self.shape)
+        pair = pair_factory(self.text, self.vocabulary)(self.shape)
         if callable(set_mean := getattr(pair, "set_output_mean", None)):
             set_mean(self.pixel_means)
         return pair
 
 
-def maker(text: str, dataset: Dataset[Any]) -> Maker:
+def maker(text: str, dataset: Dataset[Any] | Scenes) -> Maker:
     """A maker of the pair of a text, which is refused here if it is wrong."""
-    pair_factory(text)
-    return Maker(text, dataset.shape, dataset.pixel_means)
+    pair_factory(text, words_of(dataset))
+    return Maker(text, dataset.shape, dataset.pixel_means, words_of(dataset))
+
+
+def words_of(dataset: Dataset[Any] | Scenes) -> int | None:
+    """How many word numbers the captions of the data have; None where there are none."""
+    return len(dataset.vocabulary) if isinstance(dataset, Scenes) else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -84,7 +84,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["compare", "--objective", "iwae:0"], "num_particles: got 0"),
         (["compare", "--objective", "nope"], "expected one of elbo:K"),
-        (["compare", "--pair", "Nope"], "expected one of HierarchicalVAE"),
+        (["compare", "--pair", "Nope"], "expected one of AlignDRAW"),
         (["compare", "--seeds", "0"], "seeds: got 0"),
         (["train", "--objective", "RenyiELBO(alpha=1)"], "other than 1"),
         (["train", "--data", "nope"], "digits"),

@@ -26,6 +26,21 @@ def test_the_digits_table_is_the_committed_result() -> None:
         assert f"{row['nll']:.2f} ({row['nll_se']:.2f})" in README
 
 
+def test_the_captions_are_the_committed_result() -> None:
+    found = json.loads((RESULTS / "captions" / "captions.json").read_text())
+    rows = {
+        "real images, digit and place seen together in training": "read right, combinations seen, real images",
+        "samples, seen together": "read right, combinations seen, samples",
+        "real images, held out": "read right, combinations held out, real images",
+        "samples, held out": "read right, combinations held out, samples",
+        "samples with one word changed, all read right": "one word changed, all read right",
+    }
+    for shown, name in rows.items():
+        assert f"| {shown} | {found[name]['place']:.3f} | {found[name]['digit']:.3f} |" in README
+    own, other = found["bound in nats"].values()
+    assert f"{own:.2f} nats with an image's own caption and {other:.2f} with another's" in README
+
+
 def test_the_readmes_pair_runs() -> None:
     (code,) = [c for c in re.findall(r"```python\n(.*?)```", README, re.S) if "class MyPair" in c]
     code = code.replace("digits, steps=2000", "digits, steps=3, seeds=1, num_particles=5")

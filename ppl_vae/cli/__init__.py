@@ -1,4 +1,4 @@
-"""The command line: `ppl-vae compare | train | reproduce | evaluate | sample | reconstruct | manifold | list`."""
+"""The command line: `ppl-vae compare | train | reproduce | evaluate | sample | reconstruct | manifold | paint`."""
 
 import re
 import sys
@@ -8,6 +8,7 @@ from typing import NoReturn
 from ppl_vae.checkpoints import DISK_FULL
 from ppl_vae.cli.compare import compare
 from ppl_vae.cli.inspection import evaluate, list_names, manifold, reconstruct, sample
+from ppl_vae.cli.paint import paint
 from ppl_vae.cli.parsing import advice, parsed, said
 from ppl_vae.cli.reproduce import reproduce
 from ppl_vae.cli.train import train
@@ -26,6 +27,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "sample": sample,
     "reconstruct": reconstruct,
     "manifold": manifold,
+    "paint": paint,
     "list": list_names,
 }
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from ppl_vae import data, evaluation, generation, report, runs, specs, training
-from ppl_vae.cli.common import about, check_evaluation, print_evaluation
+from ppl_vae.cli.common import about, batch_on, blank_batch, check_evaluation, print_evaluation
 
-__all__ = ["evaluate", "list_names", "manifold", "reconstruct", "sample"]
+__all__ = ["check_num", "evaluate", "list_names", "manifold", "picture", "reconstruct", "sample"]
 
 
 def evaluate(
@@ -34,9 +34,9 @@ def evaluate(
     loaded = runs.load_run(run, data_root)
     bound = loaded.objective if objective is None else specs.make_objective(objective)
     pair = loaded.pair.to(training.resolve_device(device))
-    test = loaded.data.subset(num_test=num_test).test_batch().to(pair.reference().device)
+    test = batch_on(pair.reference().device, loaded.data.subset(num_test=num_test).test_batch())
     reached = evaluation.evaluate(
-        pair, test, objective=bound, num_particles=num_particles, seed=seed, progress=progress
+        pair, *test, objective=bound, num_particles=num_particles, seed=seed, progress=progress
     )
     report.write_json(reached.as_dict(), Path(run) / "evaluation.json")
     print_evaluation(reached)
@@ -53,10 +53,10 @@ def sample(run: str, num: int = 64, seed: int = 0, out: str | None = None, data_
         out: the PNG; RUN/samples.png by default.
         data_root: folder of the data sets, where it has moved.
     """
-    path = _picture(out, run, "samples")
+    path = picture(out, run, "samples")
     loaded = runs.load_run(run, data_root)
-    _check_num(num)
-    images = generation.samples(loaded.pair, loaded.data.test[:1].expand(num, *loaded.data.shape), seed=seed)
+    check_num(num)
+    images = generation.samples(loaded.pair, *blank_batch(loaded.data, num), seed=seed)
     print(report.image_grid(images, path, title="samples"))
 
 
@@ -70,12 +70,12 @@ def reconstruct(run: str, num: int = 20, seed: int = 0, out: str | None = None, 
         out: the PNG; RUN/reconstructions.png by default.
         data_root: folder of the data sets, where it has moved.
     """
-    path = _picture(out, run, "reconstructions")
+    path = picture(out, run, "reconstructions")
     loaded = runs.load_run(run, data_root)
-    _check_num(num)
-    test = loaded.data.test_batch()[:num]
-    images = generation.reconstructions(loaded.pair, test, seed=seed)
-    print(report.reconstruction_grid(test, images, path))
+    check_num(num)
+    test = [part[:num] for part in data.as_batch(loaded.data.test_batch())]
+    images = generation.reconstructions(loaded.pair, *test, seed=seed)
+    print(report.reconstruction_grid(test[0], images, path))
 
 
 def manifold(run: str, size: int = 20, out: str | None = None, data_root: str | None = None) -> None:
@@ -87,12 +87,12 @@ def manifold(run: str, size: int = 20, out: str | None = None, data_root: str | 
         out: the PNG; RUN/manifold.png by default.
         data_root: folder of the data sets, where it has moved.
     """
-    path = _picture(out, run, "manifold")
+    path = picture(out, run, "manifold")
     loaded = runs.load_run(run, data_root)
     print(report.manifold_figure(generation.manifold(loaded.pair, size=size), path))
 
 
-def _picture(out: str | None, run: str, name: str) -> Path:
+def picture(out: str | None, run: str, name: str) -> Path:
     """Where a picture goes.
 
     Raises:
@@ -106,7 +106,12 @@ def _picture(out: str | None, run: str, name: str) -> Path:
     return Path(out)
 
 
-def _check_num(num: int) -> None:
+def check_num(num: int) -> None:
+    """Refuse a number of pictures that is a slip.
+
+    Raises:
+        ValueError: it is below 1, or beyond what torch has words for.
+    """
     if not 1 <= num <= generation.MOST:
         raise ValueError(f"num: got {num}, expected a whole number from 1 to {generation.MOST}")
 

@@ -13,17 +13,18 @@ from ppl_vae import evaluation, rates, report, runs, specs, training
 from ppl_vae.cli.common import (
     about,
     absolute,
+    batch_on,
     check_evaluation,
     check_steps,
     default_pairs,
-    load_data,
     print_evaluation,
 )
-from ppl_vae.data import Binarisation
+from ppl_vae.data import Binarisation, load_named
 from ppl_vae.pair import Pair
 from ppl_vae.parallel import Ranks, started_by_torchrun
 from ppl_vae.precision import Precision
 from ppl_vae.run_folder import RunFolder
+from ppl_vae.seeds import check_seed
 from ppl_vae.training import Compile, OnNonFinite, Record
 
 __all__ = ["train"]
@@ -84,7 +85,8 @@ def train(
         pair: a pair, `VAE(latent_dim=2)` or `my_file.py:MyPair`.
         objective: an objective, `elbo`, `iwae:50` or `RenyiELBO(alpha=0.5, num_particles=5)`.
         data: digits, mnist, fashion-mnist, omniglot, cifar10, frey-faces; a file of arrays; or a folder of .npy files,
-            train*.npy and test*.npy, of which the first stay on disk.
+            train*.npy and test*.npy, of which the first stay on disk; or digits with captions, composed as they are
+            asked for, `scenes(mnist, size=28, digit_size=14)`.
         data_root: folder of the data sets; the environment variable PPL_VAE_DATA otherwise.
         binarisation: dynamic, static or none; the data set's usual one by default.
         data_seed: of static binarisation and of the test data's one draw.
@@ -119,7 +121,8 @@ def train(
     with started_by_torchrun(device):
         if resume is None and Ranks().is_first:
             runs.check_free(out, overwrite)
-        dataset = load_data(data, binarisation, data_root, data_seed)
+        check_seed("data_seed", data_seed)
+        dataset = load_named(data, binarisation=binarisation, root=data_root, seed=data_seed)
         config |= {"pair": pair or default_pairs(dataset)[0], "binarisation": dataset.binarisation}
         config["data"] = absolute(data)
         config["data_root"] = data_root and str(Path(data_root).resolve())
@@ -161,8 +164,8 @@ def train(
                     progress=progress,
                     on_record=on_record,
                 )
-            test = dataset.test_batch().to(trained.reference().device)
-            reached = evaluation.evaluate(trained, test, objective=bound, num_particles=num_particles, seed=seed)
+            test = batch_on(trained.reference().device, dataset.test_batch())
+            reached = evaluation.evaluate(trained, *test, objective=bound, num_particles=num_particles, seed=seed)
             if not Ranks().is_first:
                 return
             folder.finish(history)

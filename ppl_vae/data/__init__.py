@@ -11,7 +11,8 @@ from ppl_vae.data.dataset import Binarisation, DataError, Dataset, binarise
 from ppl_vae.data.loaders import default_root, load, names
 from ppl_vae.data.loading import LoadedMinibatches
 from ppl_vae.data.local import from_tensor, load_file, load_folder
-from ppl_vae.data.minibatch import Minibatches
+from ppl_vae.data.minibatch import Minibatches, as_batch
+from ppl_vae.data.named import is_composed, load_named
 from ppl_vae.data.quadrants import UNKNOWN, quadrants
 from ppl_vae.data.scenes import Scenes, scenes
 from ppl_vae.data.stored import Stored
@@ -26,12 +27,15 @@ __all__ = [
     "Scenes",
     "Stored",
     "Vocabulary",
+    "as_batch",
     "binarise",
     "default_root",
     "from_tensor",
+    "is_composed",
     "load",
     "load_file",
     "load_folder",
+    "load_named",
     "names",
     "quadrants",
     "scenes",

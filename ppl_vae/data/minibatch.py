@@ -92,8 +92,7 @@ class Minibatches:
     def _gather(self, indices: Tensor) -> tuple[Tensor, ...]:
         self.indices = indices
         first, *others = (x.index_select(0, indices) for x in self.tensors)
-        drawn = first if self.transform is None else self.transform(first)
-        return (*(drawn if isinstance(drawn, tuple) else (drawn,)), *others)
+        return (*as_batch(first if self.transform is None else self.transform(first)), *others)
 
     def close(self) -> None:
         """Nothing to end here, other than for `LoadedMinibatches`."""
@@ -116,6 +115,11 @@ class Minibatches:
         """
         self._order.load_state_dict(state)
         self.indices = None
+
+
+def as_batch(x: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The arguments of a pair's programs: one tensor, or several."""
+    return x if isinstance(x, tuple) else (x,)
 
 
 def _check(tensors: tuple[Tensor, ...]) -> None:

@@ -30,7 +30,10 @@ from ppl_vae.seeds import check_seed, spread_seed
 MEAN_SCENES = 2_000
 """Training scenes that `pixel_means` goes by."""
 
-_STREAMS = ("banned", "train", "test", "test images", "test bits", "held out", "means", "flips", "unrestricted")
+_STREAMS = (
+    *("banned", "train", "test", "test images", "test bits", "held out", "means", "flips", "unrestricted"),
+    *("held-out images", "held-out bits"),
+)
 """Private streams of random numbers, all from one seed."""
 
 
@@ -303,6 +306,23 @@ class Scenes:
             fields[part] = getattr(self, part)[:number]
             notes.append(f"only the first {number:,} of {there:,} {part} scenes")
         return replace(self, note="; ".join(notes), **fields)
+
+    def hold_out(self, number: int) -> tuple[Self, tuple[Tensor, Tensor]]:
+        """The data without their last `number` training scenes, and those as images and captions, always the same.
+
+        They are composed of training digits, on the CPU.
+
+        Raises:
+            DataError: a number below 1, or not below what there is.
+        """
+        left = len(self.train) - number
+        if number < 1 or left < 1:
+            raise DataError(f"{self.name}: got {number} scenes to hold out; expected 1 to {len(self.train) - 1}")
+        here, facts = self.to("cpu"), self.train[left:]
+        x = here.compose(facts.cpu(), self._stream("held-out images"))
+        if self.binarisation == "dynamic":
+            x = torch.bernoulli(x, generator=self._stream("held-out bits"))
+        return self.subset(num_train=left), (x.to(facts.device), self.captions(facts))
 
     def describe(self) -> dict[str, Any]:
         """What a number on these data depends on, ready for JSON."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ppl_vae import generation
 from ppl_vae.comparison import Comparison
+from ppl_vae.data import as_batch
 from ppl_vae.pair import Pair
 from ppl_vae.report.figures import image_grid, learning_curves, manifold_figure, reconstruction_grid, side_by_side
 from ppl_vae.report.files import environment, write_csv, write_json
@@ -49,32 +50,36 @@ def comparison_files(result: Comparison, table: str, test: Tensor, folder: Path)
     html_page("A comparison of objectives, in nats", sections, folder / "index.html")
 
 
-def pictures(pair: Pair, test: Tensor, name: str, folder: Path) -> list[Path]:
+def pictures(pair: Pair, test: Tensor | tuple[Tensor, ...], name: str, folder: Path) -> list[Path]:
     """Write samples.png, real_and_samples.png, reconstructions.png and, for a 2-D latent, manifold.png.
 
     Nothing for data that are no images.
 
     Args:
         pair: with `data_shape` (1 or 3, H, W).
-        test: some test data, (N, *data_shape).
+        test: some test data, (N, *data_shape), or all arguments of the programs, those first.
         name: for the titles.
         folder: an existing folder.
     """
-    shape = tuple(test.shape[1:])
+    x, *given = as_batch(test)
+    shape = tuple(x.shape[1:])
     if len(shape) != 3 or shape[0] not in (1, 3):
         return []
-    blank = test[:1].expand(NUM_IMAGES, *shape)
-    samples = generation.samples(pair, blank)
+    apart = max(1, len(x) // NUM_IMAGES)  # neighbours may be alike
+    spread = slice(0, apart * NUM_IMAGES, apart)
+    asked = [part[spread] for part in given]
+    real = x[spread]
+    blank = real[:1].expand(len(real) if given else NUM_IMAGES, *shape)
+    samples = generation.samples(pair, blank, *asked)
     paths = [image_grid(samples, folder / "samples.png", title=f"Samples: {name}")]
-    if len(test) >= NUM_IMAGES:
+    if len(x) >= NUM_IMAGES:
         title = f"Real (left), simulated (right): {name}"
-        real = test[:: len(test) // NUM_IMAGES][:NUM_IMAGES]  # neighbours may be alike
         paths.append(side_by_side(real, samples, folder / "real_and_samples.png", title=title))
-    shown = test[:20]
-    again = generation.reconstructions(pair, shown)
-    paths.append(reconstruction_grid(shown, again, folder / "reconstructions.png", title=f"Reconstructions: {name}"))
-    if getattr(pair, "latent_dim", None) == 2:
-        grid = generation.manifold(pair, test[:1])
+    shown = [part[:20] for part in (x, *given)]
+    again = generation.reconstructions(pair, *shown)
+    paths.append(reconstruction_grid(shown[0], again, folder / "reconstructions.png", title=f"Reconstructions: {name}"))
+    if getattr(pair, "latent_dim", None) == 2 and not given:
+        grid = generation.manifold(pair, x[:1])
         paths.append(manifold_figure(grid, folder / "manifold.png", title=f"Manifold: {name}"))
     return paths
 
