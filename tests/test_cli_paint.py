@@ -101,13 +101,13 @@ def test_a_run_without_captions_paints_nothing(capsys: pytest.CaptureFixture[str
     [
         ("scenes(digits)", "size"),
         ("scenes(digits, size=4)", "expected"),
-        ("scenes(digits, size='large')", "data: got \"scenes(digits, size='large')\""),
+        ("scenes(digits, size='large')", "size: got 'large'"),
         ("scenes(digits, size=16, colour=True)", "no setting 'colour'"),
         ("scenes(nothing, size=16)", "got data set 'nothing'"),
         ("scenes(digits, size=16", "SyntaxError"),
         ("scenes(digits, size=open('x'))", "ValueError"),
         ("scenes(digits, size=16, templates=('middle',))", "middle"),
-        ("scenes(digits, size=16, num_train=0)", "num_train=0"),
+        ("scenes(digits, size=16, num_train=0)", "num_train: got 0"),
     ],
 )
 def test_scenes_that_are_none_are_refused(data: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,9 @@ from tests.command_line import Case, check
 TIMES, MEMORY = int(os.environ.get("PPL_VAE_FUZZ", "1")), 6 * 2**30
 
 TINY_PAIR = "VAE(latent_dim=2, hidden=(3,))"
+PAINTER = "AlignDRAW(latent_dim=2, hidden=3, steps=2, words=2, align=2, read=2, write=2)"
+SCENES = "scenes(digits, size=16, num_train=100, num_test=5)"
+CAPTION = "the digit three is at the top left of the image ."
 GREY_PAIR = "VAE(latent_dim=2, hidden=(3,), likelihood='normal')"
 OWN = """
 from ppl_vae.pairs import VAE
@@ -151,7 +154,16 @@ VALUES: dict[str, Values] = {
         ("dynamic", "static"), (), ("", "grey", "Dynamic", "[dynamic]", "0", "true", "{}"), ("none", "null", "None")
     ),
     "data": Values(
-        ("digits",), (), ("", "nope", "Digits", "digits ", "missing.npz", "missing.pt", "kept.txt", "..", LONG,
+        ("digits",), (
+            "scenes()", "scenes(digits)", "scenes(a, b)", "scenes(digits, size=-1)", f"scenes(digits, size={FAR})",
+            f"scenes(digits, size={HUGE})", "scenes(digits, size=True)", "scenes(digits, size=16.5)",
+            "scenes(digits, size=16, digit_size=0)", "scenes(digits, size=16, digit_size='a')",
+            "scenes(digits, size=16, num_train=-1)", f"scenes(digits, size=16, num_train={FAR})",
+            "scenes(digits, size=16, num_test='a')", "scenes(digits, size=16, banned=3)",
+            "scenes(digits, size=16, banned=[{}])", "scenes(digits, size=16, templates=3)",
+            "scenes(digits, size=16, templates=[[]])", "scenes(digits, size=16, coloured=[])", "scenes(digits, **{})",
+            "scenes(scenes(digits, size=16), size=32)", f"scenes(digits, size={'-' * 5000}1)",
+        ), ("", "nope", "Digits", "digits ", "missing.npz", "missing.pt", "kept.txt", "..", LONG,
         "ðigits", "[digits]", "null", "~"),
     ),
     "data_root": Values(("nowhere", "."), (), (), ("", "null", "kept.txt", "ü", LONG)),
@@ -170,6 +182,9 @@ VALUES: dict[str, Values] = {
         "IWAE(max_plate_nesting='a')", "IWAE(num_particles=True)", "IWAE(kl_weight=nn.ReLU)",
         f"IWAE(kl_weight=1{'0' * 400})",
     ), ("nope", "iwae:1e9", ":2")),
+    "film": Values(
+        ("out.gif", "a/b.gif", "ü.gif"), ("kept.txt/x.gif",), ("", ".", "out.png", LONG, "/proc/x.gif"), ("null",)
+    ),
     "config": Values((), (), ("missing.yaml", "..", LONG), ("", "kept.txt")),
     "fraction": Values(("1", "0.5"), ("0", ".nan"), (*NO_RATE, "-1", "1.5", "null", "1e400"), ("1e-300", "true")),
     "passes": Values(("0.01",), ("0", ".nan"), (*NO_RATE, "-1"), ("null", "1e-300")),
@@ -182,6 +197,7 @@ BASE: dict[str, dict[str, str]] = {
     "compare": {**TINY, "pair": TINY_PAIR, "objective": "elbo", "seeds": "1", "workers": "1", "gradient_draws": "0"},
     "train": {**TINY, "pair": TINY_PAIR}, "evaluate": {n: value for n, value in TINY.items() if n != "steps"},
     "sample": {"num": "2"}, "reconstruct": {"num": "2"}, "manifold": {"size": "2"}, "list": {},
+    "paint": {"num": "2"},
     "reproduce": {n: value for n, value in TINY.items() if n != "steps"} | {"passes": "0.01", "workers": "1"},
 }  # fmt: skip
 COMMON = (
@@ -198,6 +214,7 @@ OPTIONS = {
     "evaluate": [*BASE["evaluate"], "objective", "data_root", "seed", "config"],
     **{command: ["num", "seed", "out", "data_root", "config"] for command in ("sample", "reconstruct")},
     "manifold": ["size", "out", "data_root", "config"],
+    "paint": ["num", "film", "seed", "out", "data_root", "config"],
     "reproduce": [
         *BASE["reproduce"],
         "fraction",
@@ -214,7 +231,7 @@ OPTIONS = {
 }
 GOT = {"no value": "got no value", "nested": "deeper"}
 ALONE = ("patience", "resume", "config")  # need another option, or take the place of all
-READS_A_RUN = ("evaluate", "sample", "reconstruct", "manifold")
+READS_A_RUN = ("evaluate", "sample", "reconstruct", "manifold", "paint")
 BADS = {"misspelt": "--{}x=1", "no value": "--{}", "extra": "extra", "nested": "--{}.deeper=1", "foreign": "--alpha=1"}
 
 
@@ -230,6 +247,7 @@ def values_of(command: str, option: str) -> Values:
 def words_of(command: str, options: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """A valid tiny command, with further options."""
     what = ("run",) if command in READS_A_RUN else ("table.yaml",) if command == "reproduce" else ()
+    what += (CAPTION,) if command == "paint" else ()
     return (command, *what, *(f"--{name}={value}" for name, value in {**BASE[command], **(options or {})}.items()))
 
 
@@ -296,16 +314,17 @@ def strange_words(draw: st.DrawFn, names: list[str]) -> tuple[str, tuple[tuple[s
 
 
 @functools.cache
-def run_folder() -> dict[str, bytes]:
+def run_folder(data: str = "digits", pair: str = TINY_PAIR) -> dict[str, bytes]:
     """The files of a run of one step, made once."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            cli.main(list(words_of("train")))
+            cli.main(list(words_of("train", {"data": data, "pair": pair})))
         return {f"run/{name}": Path("run", name).read_bytes() for name in ("config.yaml", "pair.pt")}
 
 
 def files_for(command: str) -> dict[str, bytes]:
-    return {**PAIR_FILES, "table.yaml": TABLE, **(run_folder() if command in READS_A_RUN else {})}
+    run = run_folder(SCENES, PAINTER) if command == "paint" else run_folder() if command in READS_A_RUN else {}
+    return {**PAIR_FILES, "table.yaml": TABLE, **run}
 
 
 def saved(save: Callable[..., Any], *args: Any, **kwargs: Any) -> bytes:
@@ -578,7 +597,9 @@ test_compare = fuzzed(lines("compare"), 8)
 test_train = fuzzed(lines("train"), 36)
 test_reproduce = fuzzed(lines("reproduce"), 12)
 test_evaluate = fuzzed(lines("evaluate"), 12)
-test_pictures_and_list = fuzzed(st.sampled_from(["sample", "reconstruct", "manifold", "list"]).flatmap(lines), 20)
+test_pictures_and_list = fuzzed(
+    st.sampled_from(["sample", "reconstruct", "manifold", "paint", "list"]).flatmap(lines), 25
+)
 test_config = fuzzed(configs(), 24)
 test_data_files = fuzzed(data_files(), 10)
 test_run_folders = fuzzed(run_folders(), 20)

@@ -38,11 +38,11 @@ def load_named(
     if not is_composed(text):
         return load(text, binarisation=binarisation, root=root, seed=seed)
     name, settings = _read(text)
-    digits = load(name, binarisation="none", root=root)
     try:
+        digits = load(name, binarisation="none", root=root)
         return scenes(digits, binarisation=binarisation, seed=seed, **settings)  # pyright: ignore[reportArgumentType]
-    except DataError:
-        raise
+    except DataError as error:
+        raise DataError(f"data {text[:200]!r}: {error}") from error
     except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         raise _no_scenes(text, str(error)) from error
 

@@ -389,11 +389,12 @@ def scenes(
     """
     check_seed("seed", seed)
     chosen = check_templates(templates)
-    for part, number in (("train", num_train), ("test", num_test)):
-        if number < 1:
-            raise DataError(f"got num_{part}={number}, expected 1 or more scenes; 1,000, say")
-    if digit_size is not None and digit_size < 1:
-        raise DataError(f"got digit_size={digit_size}, expected 1 or more; leave it out to keep the digits as they are")
+    sizes = {"size": size, "digit_size": 1 if digit_size is None else digit_size}
+    for key, number in {**sizes, "num_train": num_train, "num_test": num_test}.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise DataError(f"{key}: got {number!r}, expected a whole number from 1; give another")
+    if not isinstance(coloured, bool):
+        raise DataError(f"coloured: got {coloured!r}, expected True or False; give one of them")
     if banned is None:
         generator = torch.Generator().manual_seed(spread_seed(seed, _STREAMS.index("banned")))
         banned = torch.randint(len(DIGITS), (SLOTS,), generator=generator).tolist()
