@@ -100,7 +100,7 @@ def test_bad_objectives(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("Nope", "expected one of HierarchicalVAE"),
+        ("Nope", "expected one of AlignDRAW"),
         ("missing.py:Mine", "which is not there, expected a file"),
         ("VAE(depth=3)", "unexpected keyword"),
         ("VAE(2)", "expected arguments with their names"),

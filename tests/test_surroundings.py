@@ -108,6 +108,14 @@ def outcome(run: Path) -> Outcome:
     return (run / "pair.pt").read_bytes(), [row | {"seconds": 0} for row in curve]
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c() -> Iterator[None]:
+    """SIGINT interrupts, also where the tests were started in the background, which makes shells ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """Of a run that nothing happened to."""
