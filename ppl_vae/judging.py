@@ -56,11 +56,16 @@ class Judge(nn.Module):
     Args:
         names: of the attributes, as in `Scenes.attributes`.
         shape: (C, H, W) of the images.
+
+    Raises:
+        ValueError: images of fewer than 8 pixels along a side, of which nothing is left after three halvings.
     """
 
     def __init__(self, names: Sequence[str], shape: Sequence[int]) -> None:
         super().__init__()
         channels, height, width = shape
+        if min(height, width) < 8:
+            raise ValueError(f"shape: got images of {height} by {width} pixels, expected at least 8 by 8; enlarge them")
         widths = (channels, 32, 64, 64)
         blocks: list[nn.Module] = []
         for n_in, n_out in pairwise(widths):

@@ -509,3 +509,8 @@ def test_attention_is_asked_of_a_pair_that_has_it() -> None:
     for pair in (blind, VAE(data.shape, latent_dim=2, hidden=(4,))):
         with pytest.raises(ValueError, match=f"{type(pair).__name__}: got no weights of words, expected a painting"):
             attention_mass(pair, data, facts)
+
+
+def test_images_too_small_to_be_judged_are_refused() -> None:
+    with pytest.raises(ValueError, match="got images of 8 by 7 pixels, expected at least 8 by 8"):
+        Judge(["place"], (1, 8, 7))
