@@ -56,8 +56,8 @@ for name, values in nll.items():
 
 rows = slice(0, 10)
 hidden = c[rows] == UNKNOWN
-guess = generation.samples(baseline, y[rows], c[rows], site="y")
-draws = [generation.samples(pair, y[rows], c[rows], site="y", seed=seed) for seed in range(6)]
+guess = generation.samples(baseline, y[rows], c[rows])
+draws = [generation.samples(pair, y[rows], c[rows], seed=seed) for seed in range(6)]
 filled = [torch.where(hidden, image, y[rows]) for image in (torch.full_like(guess, 0.4), guess, *draws)]
 pictures = torch.stack([*filled, y[rows]], 1).flatten(0, 1)
 print(report.image_grid(pictures, args.out, columns=9, title="given | network | CVAE, six draws | truth"))

@@ -63,12 +63,12 @@ print(f"expert: success {success(paths, test).float().mean():.3f}")
 for name, policy in policies.items():
     fit(policy, (expert(state), state), IWAE(10), steps=args.steps, learning_rate=5e-3, device="cpu")
     # The mean path, of the conditional VAE after a draw of z ~ p(z | state); and a draw of every point of the path.
-    at_mean, drawn = (generation.samples(policy, paths, test, site="y", mean=mean) for mean in (True, False))
+    at_mean, drawn = (generation.samples(policy, paths, test, mean=mean) for mean in (True, False))
     rates = [success(path, test).float().mean() for path in (at_mean, drawn)]
     nll = -evaluation.log_likelihood(policy, paths, test, num_particles=100, seed=0).mean()
     print(f"{name}: success {rates[0]:.3f} (every point drawn: {rates[1]:.3f}), NLL {nll:.1f} nats")
     one = test[:1].expand(50, 2)
-    taken[name] = generation.samples(policy, paths[:1].expand(50, -1), one, site="y")
+    taken[name] = generation.samples(policy, paths[:1].expand(50, -1), one)
 
 figure = Figure(figsize=(8, 3), layout="constrained")
 for axes, (name, path) in zip(figure.subplots(1, 2, sharey=True), taken.items(), strict=True):

@@ -5,7 +5,7 @@ distribution of the observed site comes out. Arguments that all functions share:
 
     batch     as model and guide take it, B rows; the model ignores the values of what it observes, and uses
               what it conditions on (labels, captions). Events come back in rows too: (B, *event).
-    site      the observed site that is asked for.
+    site      the observed site that is asked for; None takes the pair's own `data_site`.
     mean      the mean of p(x | z), which the literature shows (default); False draws x.
     at_means  latent sites take their means, given the means before them; False draws them. Discrete sites
               are always drawn.
@@ -52,7 +52,7 @@ MOST, LARGEST = 2**31 - 1, 46_340
 
 
 def decode(
-    pair: Pair, latents: Values, *batch: Any, site: str = "x", at_means: bool = False, seed: int | None = 0
+    pair: Pair, latents: Values, *batch: Any, site: str | None = None, at_means: bool = False, seed: int | None = 0
 ) -> TorchDistribution:
     """The distribution of a site given some latent sites, p(x | latents); the other sites are drawn.
 
@@ -75,7 +75,7 @@ def decode(
         torch.Size([5, 1, 8, 8])
     """
     with _undisturbed(pair, seed):
-        return _decode(pair, latents, batch, site, at_means)
+        return _decode(pair, latents, batch, site, at_means)[1]
 
 
 def posterior(pair: Pair, *batch: Any, at_means: bool = False, seed: int | None = 0) -> dict[str, Tensor]:
@@ -105,7 +105,7 @@ def blank(pair: Pair, num: int) -> Tensor:
 
 
 def samples(
-    pair: Pair, *batch: Any, num: int | None = None, site: str = "x", mean: bool = True, seed: int | None = 0
+    pair: Pair, *batch: Any, num: int | None = None, site: str | None = None, mean: bool = True, seed: int | None = 0
 ) -> Tensor:
     """Ancestral samples, z ~ p(z) then x, one for each row of the batch, (B, *event).
 
@@ -120,17 +120,19 @@ def samples(
         raise ValueError(f"got a batch and num={num}, expected one of them: a batch gives one sample for each row")
     batch = batch or (blank(pair, 64 if num is None else num),)
     with _undisturbed(pair, seed):
-        return _output(_decode(pair, {}, batch, site), site, mean)
+        return _output(_decode(pair, {}, batch, site), mean)
 
 
-def reconstructions(pair: Pair, *batch: Any, site: str = "x", mean: bool = True, seed: int | None = 0) -> Tensor:
+def reconstructions(
+    pair: Pair, *batch: Any, site: str | None = None, mean: bool = True, seed: int | None = 0
+) -> Tensor:
     """z ~ q(z | x), then the model's x given z, (B, *event).
 
     Raises:
         ValueError: what `decode` raises.
     """
     with _undisturbed(pair, seed):
-        return _output(_decode(pair, _values(_posterior(pair, batch)), batch, site), site, mean)
+        return _output(_decode(pair, _values(_posterior(pair, batch)), batch, site), mean)
 
 
 def unit_square(size: int) -> Tensor:
@@ -143,7 +145,7 @@ def unit_square(size: int) -> Tensor:
 
 
 def manifold(
-    pair: Pair, *batch: Any, size: int = 20, site: str = "x", mean: bool = True, seed: int | None = 0
+    pair: Pair, *batch: Any, size: int = 20, site: str | None = None, mean: bool = True, seed: int | None = 0
 ) -> Tensor:
     """The manifold that a 2-D latent space has learned, (size, size, *event); entry [i, j] is row i, column j.
 
@@ -166,7 +168,7 @@ def manifold(
     with _undisturbed(pair, seed):
         name, prior = _planar_prior(pair, batch, site)
         z = _quantile(name, prior, unit_square(size).flatten(0, 1))
-        return _output(_decode(pair, {name: z}, batch, site), site, mean).unflatten(0, (size, size))
+        return _output(_decode(pair, {name: z}, batch, site), mean).unflatten(0, (size, size))
 
 
 def interpolation(
@@ -176,7 +178,7 @@ def interpolation(
     steps: int = 10,
     *,
     latents: Sequence[str] | None = None,
-    site: str = "x",
+    site: str | None = None,
     mean: bool = True,
     at_means: bool = True,
     seed: int | None = 0,
@@ -202,7 +204,7 @@ def interpolation(
     with _undisturbed(pair, seed):
         z0, z1 = (_continuous(_posterior(pair, x, at_means), latents) for x in (start, end))
         points = [{n: torch.lerp(z0[n], z1[n], t) for n in z0} for t in torch.linspace(0, 1, steps).tolist()]
-        return torch.stack([_output(_decode(pair, z, start, site, at_means), site, mean) for z in points], 1)
+        return torch.stack([_output(_decode(pair, z, start, site, at_means), mean) for z in points], 1)
 
 
 def traversal(
@@ -213,7 +215,7 @@ def traversal(
     low: float = -3.0,
     high: float = 3.0,
     steps: int = 9,
-    site: str = "x",
+    site: str | None = None,
     mean: bool = True,
     at_means: bool = True,
     seed: int | None = 0,
@@ -243,7 +245,7 @@ def traversal(
         before = {n: nodes[n]["value"] for n in order[: order.index(name)] if n in nodes}
         values = torch.linspace(low, high, steps).tolist()
         points = [before | {name: _with_unit(z, event_dim, unit, value)} for unit in units for value in values]
-        xs = [_output(_decode(pair, point, batch, site, at_means), site, mean) for point in points]
+        xs = [_output(_decode(pair, point, batch, site, at_means), mean) for point in points]
         return torch.stack(xs, 1).unflatten(1, (len(units), steps))
 
 
@@ -280,7 +282,8 @@ def _check_number(name: str, value: int, most: int) -> None:
         raise ValueError(f"{name}: got {value!r}, expected a whole number from 1 to {most}")
 
 
-def _run(pair: Pair, batch: Sequence[Any], values: Values, site: str, at_means: bool = False) -> Nodes:
+def _run(pair: Pair, batch: Sequence[Any], values: Values, site: str | None, at_means: bool = False) -> Nodes:
+    site = site or pair.data_site
     model = _Given(values, site, at_means)(pair.model)
     nodes = sample_sites(poutine.trace(model).get_trace(*batch))
     for name in (site, *values):
@@ -289,8 +292,12 @@ def _run(pair: Pair, batch: Sequence[Any], values: Values, site: str, at_means: 
     return nodes
 
 
-def _decode(pair: Pair, values: Values, batch: Sequence[Any], site: str, at_means: bool = False) -> TorchDistribution:
-    return _run(pair, batch, values, site, at_means)[site]["fn"]
+def _decode(
+    pair: Pair, values: Values, batch: Sequence[Any], site: str | None, at_means: bool = False
+) -> tuple[str, TorchDistribution]:
+    """The observed site that is asked for, and its law."""
+    site = site or pair.data_site
+    return site, _run(pair, batch, values, site, at_means)[site]["fn"]
 
 
 def _posterior(pair: Pair, batch: Sequence[Any], at_means: bool = False) -> Nodes:
@@ -303,8 +310,8 @@ def _values(nodes: Nodes) -> dict[str, Tensor]:
     return {name: node["value"] for name, node in nodes.items()}
 
 
-def _output(fn: TorchDistribution, site: str, mean: bool) -> Tensor:
-    return _mean(site, fn) if mean else fn.sample()
+def _output(decoded: tuple[str, TorchDistribution], mean: bool) -> Tensor:
+    return _mean(*decoded) if mean else decoded[1].sample()
 
 
 def _mean(name: str, fn: TorchDistribution) -> Tensor:
@@ -362,7 +369,7 @@ def _with_unit(z: Tensor, event_dim: int, unit: int, value: float) -> Tensor:
     return flat.view(z.shape)
 
 
-def _planar_prior(pair: Pair, batch: Sequence[Any], site: str) -> tuple[str, TorchDistribution]:
+def _planar_prior(pair: Pair, batch: Sequence[Any], site: str | None) -> tuple[str, TorchDistribution]:
     nodes = _run(pair, batch, {}, site)
     latent = {
         n: node["fn"] for n, node in nodes.items() if not node["is_observed"] and "was_observed" not in node["infer"]

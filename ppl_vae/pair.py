@@ -47,6 +47,9 @@ class Pair(nn.Module):
     particles: ClassVar[Literal["plate", "tile"]] = "plate"
     """How K particles are drawn: an outer plate, or the batch tiled K times."""
 
+    data_site: ClassVar[str] = "x"
+    """The observed site that pictures are of; what `generation` and `judging` ask for."""
+
     def model(self, *args: Any, **kwargs: Any) -> Any:
         """The generative program `p(x, z)`; the first tensor of the batch has B rows."""
         raise NotImplementedError(f"{type(self).__name__} has no model(self, *batch): write one")

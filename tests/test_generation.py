@@ -69,6 +69,12 @@ class Chain(Pair):
             pyro.sample("z2", dist.Normal(z1 / 2, 1.0))
 
 
+class Other(Chain):
+    """The same, of which pictures are of y."""
+
+    data_site = "y"
+
+
 class Undrawable(dist.Normal):
     """Its draws fail: to prove that none is made."""
 
@@ -220,7 +226,9 @@ def test_observed_sites_can_be_given_and_are_otherwise_free() -> None:
     z = {"z1": torch.ones(3), "z2": torch.zeros(3)}
     assert decode(Chain(), z, x, y, at_means=True).mean[:, 3].tolist() == [1.0, 1.0, 1.0]
     assert decode(Chain(), z | {"y": y}, x, y).mean[:, 3].tolist() == [100.0, 100.0, 100.0]
-    assert samples(Chain(), x, y, site="y").shape == (3,)
+    assert samples(Chain(), x, y).shape == (3, 4)
+    assert samples(Chain(), x, y, site="y").shape == samples(Other(), x, y).shape == (3,)
+    assert samples(Other(), x, y, site="x").shape == (3, 4)
 
 
 @pytest.mark.parametrize("pair", [VAE((1, 8, 8), 2, (16,)), HierarchicalVAE((1, 8, 8), (4, 2), ((16,), (8,)))])

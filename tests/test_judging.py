@@ -12,9 +12,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from ppl_vae import Pair, judging, similarity
+from ppl_vae import Pair, generation, judging, similarity
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.loaders import load
 from ppl_vae.data.scene_facts import FACTS, canonical
@@ -29,7 +29,8 @@ from ppl_vae.judging import (
     retrieval_ranks,
     train_judge,
 )
-from ppl_vae.pairs import VAE, AlignDRAW
+from ppl_vae.nn import SentenceEncoder
+from ppl_vae.pairs import VAE, AlignDRAW, ConditionalVAE
 from ppl_vae.similarity import attention_mass, ssim
 
 RED, YELLOW, GREEN, BLUE = range(4)
@@ -200,6 +201,30 @@ def test_painted_is_the_mean_for_each_caption_in_parts_too(monkeypatch: pytest.M
     first, again = painted(other, data, facts), painted(other, data, facts)
     assert torch.equal(first, again) and not torch.equal(painted(other, data, facts, seed=1), first)
     assert len(first.unique(dim=0)) == len(facts), "the parts have noise of their own"
+
+
+def test_a_pair_is_judged_by_its_own_data_site() -> None:
+    """A conditional VAE's is y: its mean given the caption is painted, and read."""
+    data = made()
+    encoder = SentenceEncoder(len(data.vocabulary), 4)
+    pair = ConditionalVAE(data.shape, (data.caption_length,), 2, (8,), condition=encoder, condition_dim=8)
+    facts = all_facts()[::90]
+    y, z = torch.zeros(len(facts), *data.shape), torch.zeros(len(facts), 2)
+    mean = generation.decode(pair, {"z": z}, y, data.captions(facts)).mean
+    pair.prior = Constant(2)  # type: ignore[assignment]  # so that z is known
+    torch.testing.assert_close(painted(pair, data, facts), mean)
+    assert set(flip_accuracy(pair, Perfect(data), data, facts)) == {"place", "digit", "second digit"}
+
+
+class Constant(nn.Module):
+    """Normal(0, 1e-6) whatever is given."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> dist.TorchDistribution:
+        return dist.Normal(x.new_zeros(len(x), self.size), 1e-6).to_event(1)
 
 
 @pytest.mark.parametrize("coloured", [False, True])

@@ -37,6 +37,8 @@ class ConditionalPair(Pair):
         ValueError: condition without condition_dim, or the reverse; completion where y and c are of unlike shapes.
     """
 
+    data_site = "y"
+
     generation: nn.Sequential
     """p(y | c, ...)."""
 
@@ -302,6 +304,8 @@ class PriorGuided(Pair):
         >>> IWAE(100).bound(pair.model, pair.guide, torch.ones(6, 4), torch.zeros(6, 3)).shape
         torch.Size([6])
     """
+
+    data_site = "y"
 
     def __init__(self, pair: ConditionalVAE) -> None:
         super().__init__()
