@@ -12,18 +12,8 @@ TINY |= {"steps": 8, "judge-steps": 8, "glimpses": 2, "hidden": 8, "latent-dim":
 
 
 def call(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        str(SCRIPT),
-        *TINY,
-        "--num-test",
-        "40",
-        "--device",
-        "cpu",
-        "--out",
-        str(folder),
-        *options,
-    ]
+    tiny = [word for key, value in TINY.items() for word in (f"--{key}", str(value))]
+    command = [sys.executable, str(SCRIPT), *tiny, "--out", str(folder), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
