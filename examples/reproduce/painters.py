@@ -55,7 +55,7 @@ def main() -> None:
             results["painters"][name] = trained(name, makers[name], scenes, judge, args)
             report.write_json(results, args.out / "painters.json")
             report.write_bytes(table(results).encode(), args.out / "table.md")
-    print(table(results))
+    print(table(results), end="")
 
 
 def arguments() -> argparse.Namespace:
