@@ -1,7 +1,7 @@
 """What the tests of objectives share: small pairs, hand-written log weights, stock Pyro on a shared seed."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ppl_vae import Pair
 from ppl_vae.compile import CompiledBackward, eager_backward
+from ppl_vae.nn import Rollout
 from ppl_vae.objectives import Objective, PairLoss
 from ppl_vae.pairs import VAE, HierarchicalVAE
 from ppl_vae.testing import LinearGaussian
@@ -185,6 +186,13 @@ def log_weights(pair: LinearGaussian, x: Tensor, num_particles: int, seed: int =
     q = pair.encode(x)
     z = q.expand(torch.Size((num_particles, len(x)))).rsample()
     return pair.prior().log_prob(z) + pair.decode(z).log_prob(x) - q.log_prob(z)
+
+
+class Never(Rollout):
+    """Hands nothing over."""
+
+    def once(self, name: str, inputs: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
+        return compute()
 
 
 def seeded_bound(pair: Pair, objective: Objective, *batch, seed: int = 0) -> Tensor:

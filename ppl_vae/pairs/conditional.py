@@ -11,7 +11,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from ppl_vae.data.quadrants import UNKNOWN
-from ppl_vae.nn import ConvEncoder, Head, as_shape, as_size
+from ppl_vae.nn import ConvEncoder, Head, Rollout, as_shape, as_size
 from ppl_vae.pair import Pair
 from ppl_vae.pairs import networks
 from ppl_vae.pairs.networks import Activation, Likelihood, TrunkName
@@ -190,8 +190,8 @@ class ConditionalVAE(ConditionalPair):
         likelihood: "bernoulli", "grey-bernoulli", "normal", "discretised-logistic", or a `Head`.
         variance: the constant variance c of the "normal" likelihood; learned for each element if None.
         levels: number of grey levels of the "discretised-logistic" likelihood.
-        condition: (B, *given_shape) -> features, flattened then: a caption's encoder, say. It runs once in each
-            program, and learns with the three networks. None: c itself, or a convolutional encoder with "conv".
+        condition: (B, *given_shape) -> features, flattened then: a caption's encoder, say. It runs once for both
+            programs, and learns with the three networks. None: c itself, or a convolutional encoder with "conv".
         condition_dim: how many features `condition` makes of one c.
         image_features: see trunk.
         completion: see above.
@@ -242,6 +242,7 @@ class ConditionalVAE(ConditionalPair):
         self.prior = networks.conditional_normal(seen, latent_dim, units, activation)
         self.recognition = networks.conditional_normal(size + seen, latent_dim, units, activation)
         self.generation = networks.decoder(trunk, latent_dim + seen, head, hidden[::-1], activation)
+        self.rollout = Rollout()
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all but the baseline, which stays in eval mode."""
@@ -261,17 +262,22 @@ class ConditionalVAE(ConditionalPair):
 
     def model(self, y: Tensor, c: Tensor) -> None:
         """p(y, z | c) for y of shape (B, *data_shape) and c of shape (B, *given_shape)."""
+        self.rollout.begin(self, keep=False)
         with pyro.plate("data", len(y), dim=-1):
-            f = self.features(c)
+            f = self._seen(c)
             z = pyro.sample("z", self.prior(f))
             seen = torch.cat([z, f.expand(*z.shape[:-1], -1)], -1)  # z may be of K particles, (K, B, D)
             pyro.sample("y", self.counted(self.generation(seen), c), obs=y)
 
     def guide(self, y: Tensor, c: Tensor) -> None:
         """q(z | y, c) for y of shape (B, *data_shape) and c of shape (B, *given_shape)."""
+        self.rollout.begin(self, keep=True)
         with pyro.plate("data", len(y), dim=-1):
             known = torch.where(c == UNKNOWN, y, c) if self.completion else y
-            pyro.sample("z", self.recognition(torch.cat([self.sight(known), self.features(c)], -1)))
+            pyro.sample("z", self.recognition(torch.cat([self.sight(known), self._seen(c)], -1)))
+
+    def _seen(self, c: Tensor) -> Tensor:
+        return self.rollout.once("features", (c,), lambda: self.features(c))
 
     def _frozen(self, baseline: Prediction) -> Prediction:
         got = (baseline.data_shape, baseline.given_shape, baseline.completion)

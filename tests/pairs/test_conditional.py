@@ -1,5 +1,6 @@
 """Conditional pairs against closed forms: linear-Gaussian ones, masked completions, stock Pyro; frozen baselines."""
 
+import copy
 import math
 
 import pyro.distributions as dist
@@ -12,13 +13,14 @@ from ppl_vae import evaluation, fit
 from ppl_vae.compile import eager_backward, loss_state, record
 from ppl_vae.data.quadrants import UNKNOWN, Quadrants, quadrants
 from ppl_vae.nn import MLP
-from ppl_vae.objectives import IWAE, DReG, Trace_ELBO, TraceMeanField_ELBO
+from ppl_vae.objectives import IWAE, STL, DReG, Objective, Trace_ELBO, TraceMeanField_ELBO
 from ppl_vae.pairs.conditional import ConditionalPair, ConditionalVAE, Prediction, PriorGuided
 from ppl_vae.sites import GivenValues
 from ppl_vae.terms import draw
 from ppl_vae.testing import check_pair
 from tests.helpers import (
     Z_LIMIT,
+    Never,
     assert_same,
     pyro_adam,
     seeded_bound,
@@ -283,15 +285,31 @@ def test_traced_away_is_eager(name):
     torch.testing.assert_close(dict(zip(recorded.trained, found, strict=True)), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_condition_runs_once_in_each_program_and_learns():
+def test_a_condition_runs_once_for_both_programs_and_learns():
     pair, batch = PAIRS["classes"]()
     assert isinstance(pair.condition, Embedding)
     pair.condition.calls = 0
     draw(pair.model, pair.guide, *batch, num_particles=5)
-    assert pair.condition.calls == 2
+    assert pair.condition.calls == 1
+    with torch.no_grad():  # nothing is kept
+        draw(pair.model, pair.guide, *batch, num_particles=5)
+    assert pair.condition.calls == 3
     before = pair.condition.table.weight.detach().clone()
     fit(pair, batch, steps=2, batch_size=6, device="cpu", progress=False)
     assert not torch.equal(pair.condition.table.weight, before)
+
+
+@pytest.mark.parametrize(
+    "objective", [Trace_ELBO(2), TraceMeanField_ELBO(), IWAE(3), DReG(3), STL(2)], ids=lambda o: type(o).__name__
+)
+@pytest.mark.parametrize("name", ["classes", "conv with baseline"])
+def test_features_made_once_change_neither_loss_nor_gradient(name: str, objective: Objective):
+    pair, batch = PAIRS[name]()
+    batch = [part.double() if part.is_floating_point() else part for part in batch]
+    twin = copy.deepcopy(pair.double())
+    twin.rollout = Never()
+    assert_same(seeded_loss(pair, objective, *batch), seeded_loss(twin, objective, *batch))
+    torch.testing.assert_close(seeded_bound(pair, objective, *batch), seeded_bound(twin, objective, *batch))
 
 
 def test_the_baseline_stays_as_it_was_trained():

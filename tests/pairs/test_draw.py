@@ -11,12 +11,11 @@ from torch import Tensor
 
 from ppl_vae import Pair, fit, generation
 from ppl_vae.compile import loss_state, record
-from ppl_vae.nn import Rollout
 from ppl_vae.objectives import IWAE, STL, DReG, Objective, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO, VRMax
 from ppl_vae.pairs import DRAW, AlignDRAW
 from ppl_vae.terms import draw
 from ppl_vae.testing import check_pair
-from tests.helpers import assert_same, seeded_bound, seeded_loss
+from tests.helpers import Never, assert_same, seeded_bound, seeded_loss
 
 SHAPE = (1, 6, 5)
 CAPTIONS = torch.tensor([[3, 1, 2, 4], [5, 2, 0, 0], [1, 4, 4, 0]])
@@ -44,13 +43,6 @@ PAIRS: list[Callable[[], tuple[Pair, tuple[Tensor, ...]]]] = [
         (images((3, 6, 5)), CAPTIONS),
     ),
 ]
-
-
-class Never(Rollout):
-    """Hands nothing over."""
-
-    def once(self, name: str, inputs: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
-        return compute()
 
 
 @pytest.mark.parametrize("attention", [True, False])
