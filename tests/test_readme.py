@@ -41,6 +41,16 @@ def test_the_captions_are_the_committed_result() -> None:
     assert f"{own:.2f} nats with an image's own caption and {other:.2f} with another's" in README
 
 
+def test_the_rehearsals_are_the_committed_results() -> None:
+    rows = json.loads((RESULTS / "aevb-bounds-rehearsal" / "results.json").read_text())["rows"]
+    for head, cells in (
+        ("latents", [row["row"].split()[0] for row in rows]),
+        ("NLL (s.e.)", [row["ours"] for row in rows]),
+        ("active units", [row["active units"] for row in rows]),
+    ):
+        assert f"\n| {head} | {' | '.join(cells)} |\n" in RESULTS_SECTION
+
+
 def test_the_readmes_pair_runs() -> None:
     (code,) = [c for c in re.findall(r"```python\n(.*?)```", README, re.S) if "class MyPair" in c]
     code = code.replace("digits, steps=2000", "digits, steps=3, seeds=1, num_particles=5")

@@ -96,6 +96,7 @@ def test_a_table_is_trained_as_fit_would_and_set_beside_what_was_published(table
     for name in ("table.md", "index.html"):
         text = Path("out", name).read_text()
         assert "IWAE, k = 3" in text and first["ours"] in text and "A rehearsal: 0.1 of each stage" in text
+        assert "NLL in nats per datum on 40 test data of digits (" in text and "only the first 40 of " in text
     data = load("digits").subset(1000, 40)
     torch.manual_seed(1)
     pair = VAE((1, 8, 8), latent_dim=2, hidden=(9,))

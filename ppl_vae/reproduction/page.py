@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,10 @@ def write_page(protocol: Protocol, jobs: Jobs, folder: Path) -> str:
     table = _markdown(rows)
     if gaps:
         table += f"\n\nDifferences in NLL; negative is better.\n\n{_markdown(gaps)}"
-    text = f"# {protocol.title}\n\n{_about(protocol, jobs)}\n\n{table}\n"
+    about = _about(protocol, jobs, runs)
+    text = f"# {protocol.title}\n\n{about}\n\n{table}\n"
     report.write_bytes(text.encode(), folder / "table.md")
-    sections = [report.Section("Rows", _about(protocol, jobs), table=rows)]
+    sections = [report.Section("Rows", about, table=rows)]
     if gaps:
         sections.append(report.Section("Differences in NLL: negative is better", table=gaps))
     if figure := _test_curves(protocol, jobs, folder):
@@ -91,18 +92,20 @@ def _either(path: Path, other: Path) -> Path:
     return path if path.exists() else other
 
 
-def _about(protocol: Protocol, jobs: Jobs) -> str:
+def _about(protocol: Protocol, jobs: Jobs, runs: Sequence[Mapping[str, Any]]) -> str:
     job = next(iter(jobs.values()))
-    particles, num_test = job.budget.of(protocol)
-    part = f"the first {num_test:,}" if num_test else "all"
+    particles, _ = job.budget.of(protocol)
+    data = runs[0]["data"] if runs else {"num_test": 0, "note": ""}
+    number = f"{data['num_test']:,} " if data["num_test"] else ""
+    note = f" ({data['note']})" if data["note"] else ""
     share = "" if job.budget.fraction == 1 else f" A rehearsal: {job.budget.fraction:g} of each stage of the schedule."
     other = f"Batches of {job.batch_size}, not {protocol.batch_size}. " if job.budget.batch_size else ""
     deviations = f"\n\nDeviations: {other}{protocol.deviations}" if other or protocol.deviations else ""
     independent = f" Independent: {protocol.independent_source}." if protocol.independent_source else ""
     return (
-        f"Published: {protocol.source}.{independent}\n\nOurs: NLL in nats per datum on {part} test data of "
-        f"{protocol.data}, by importance sampling with {particles:,} particles; in brackets the standard error over "
-        f"seeds, of one seed over the data. Active units and KL terms (nats): bottom to top.{share}{deviations}"
+        f"Published: {protocol.source}.{independent}\n\nOurs: NLL in nats per datum on {number}test data of "
+        f"{protocol.data}{note}, by importance sampling with {particles:,} particles; in brackets the standard error "
+        f"over seeds, of one seed over the data. Active units and KL terms (nats): bottom to top.{share}{deviations}"
     )
 
 
