@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ppl_vae import nn as networks
 from ppl_vae import objectives, pairs
-from ppl_vae.data import Dataset, Scenes
+from ppl_vae.data import Captioned, Dataset
 from ppl_vae.objectives import (
     IWAE,
     STL,
@@ -148,15 +148,15 @@ class Maker:
         return pair
 
 
-def maker(text: str, dataset: Dataset[Any] | Scenes) -> Maker:
+def maker(text: str, dataset: Dataset[Any] | Captioned) -> Maker:
     """A maker of the pair of a text, which is refused here if it is wrong."""
     pair_factory(text, words_of(dataset))
     return Maker(text, dataset.shape, dataset.pixel_means, words_of(dataset))
 
 
-def words_of(dataset: Dataset[Any] | Scenes) -> int | None:
+def words_of(dataset: Dataset[Any] | Captioned) -> int | None:
     """How many word numbers the captions of the data have; None where there are none."""
-    return len(dataset.vocabulary) if isinstance(dataset, Scenes) else None
+    return len(dataset.vocabulary) if isinstance(dataset, Captioned) else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

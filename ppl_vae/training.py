@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from ppl_vae.averages import WeightAverage
 from ppl_vae.checks import check_batch
-from ppl_vae.data import Dataset, LoadedMinibatches, Minibatches, Scenes
+from ppl_vae.data import Captioned, Dataset, LoadedMinibatches, Minibatches
 from ppl_vae.denormals import flush_denormals
 from ppl_vae.heap import keep_freed_memory
 from ppl_vae.loop import Loop, saver_of
@@ -32,7 +33,7 @@ from ppl_vae.validation import Validation
 __all__ = ["Compile", "Data", "History", "OnNonFinite", "Record", "fit", "resolve_device", "steps_of"]
 
 B = TypeVar("B", Minibatches, LoadedMinibatches)
-Data = Dataset[Any] | Scenes | Tensor | Sequence[Tensor] | MapStyle[Any]
+Data = Dataset[Any] | Captioned | Tensor | Sequence[Tensor] | MapStyle[Any]
 
 COMPILE_FROM, CAPTURE_FROM = 10_000, 100
 """Steps of a run from which compiling pays on a CPU (5 to 20 seconds), and capturing on CUDA (about one)."""
@@ -84,10 +85,10 @@ def fit(
 
     Args:
         pair: the model and the guide; moved to the device.
-        data: a data set (its training part, binarised as it says; of scenes composed as they are asked for, images and
-            captions), a tensor of N rows, several tensors of N rows
-            each, one for each argument of the programs; or, where they don't fit into memory, `data.load_folder(...)`
-            or any map-style data set of torch (of Hugging Face, torchvision, your own): see `LoadedMinibatches`.
+        data: a data set (its training part, binarised as it says; of `data.scenes` and `data.coco` images and
+            captions), a tensor of N rows, several tensors of N rows each, one for each argument of the programs; or,
+            where they don't fit into memory, `data.load_folder(...)` or any map-style data set of torch (of Hugging
+            Face, torchvision, your own): see `LoadedMinibatches`.
         objective: `Trace_ELBO()` by default.
         steps: how many gradient steps; see `steps_of` for passes over the data.
         batch_size: B.
@@ -158,7 +159,7 @@ def fit(
     ):
         pair.train()
         after = average and average.update
-        if captured and isinstance(batches, Minibatches):
+        if captured and isinstance(batches, Minibatches) and batches.is_uniform:
             taken: Steps[Any] = CapturedSteps(svi, batches, schedule, after, longest=every(steps))
         else:
             taken = Steps(svi, batches, schedule, after)
@@ -171,7 +172,9 @@ def fit(
 
 def steps_of(passes: float, data: Data, batch_size: int) -> int:
     """How many steps make so many passes over the data."""
-    rows = data.train if isinstance(data, Dataset | Scenes) else data[0] if isinstance(data, tuple | list) else data
+    if isinstance(data, Captioned):
+        return round(passes * data.minibatches(batch_size).steps_per_pass)
+    rows = data.train if isinstance(data, Dataset) else data[0] if isinstance(data, tuple | list) else data
     return round(passes * (len(cast(Sized, rows)) // batch_size))
 
 
@@ -216,9 +219,8 @@ def _resolve_compile(compile: Compile, steps: int, place: torch.device, ranks: R
 def _minibatches(
     pair: Pair, data: Data, batch_size: int, seed: int, place: torch.device, part: tuple[int, int], num_workers: int
 ) -> Minibatches | LoadedMinibatches:
-    if isinstance(data, Scenes):
-        scenes = data.to(place)
-        return _checked(pair, Minibatches((scenes.train,), batch_size, seed, scenes.draw, part))
+    if isinstance(data, Captioned):
+        return _checked(pair, _all_used(data.to(place).minibatches(batch_size, seed, part)))
     draw = data.draw if isinstance(data, Dataset) else None
     rows = data.train if isinstance(data, Dataset) else data
     if not isinstance(rows, Tensor | tuple | list):
@@ -228,6 +230,17 @@ def _minibatches(
     tensors = tuple(t.to(place) for t in ((rows,) if isinstance(rows, Tensor) else rows))
     check_batch(pair, *tensors)
     return Minibatches(tensors, batch_size, seed, draw, part)
+
+
+def _all_used(batches: Minibatches) -> Minibatches:
+    """The batches; a warning where some rows are never in one."""
+    if batches.unused:
+        warnings.warn(
+            f"ppl_vae: {batches.unused} of {batches.num_data} training data are never used: their groups (captions of "
+            f"one width) have fewer than batch_size={batches.batch_size}; choose a smaller batch, or larger groups",
+            stacklevel=3,
+        )
+    return batches
 
 
 def _checked(pair: Pair, batches: B) -> B:

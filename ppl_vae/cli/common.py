@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae import data, evaluation
-from ppl_vae.data import Binarisation, Dataset, Scenes, as_batch
+from ppl_vae.data import Binarisation, Captioned, Dataset, as_batch
 from ppl_vae.evaluation.chunks import require_positive
 from ppl_vae.seeds import check_seed
 
@@ -24,24 +24,27 @@ __all__ = [
 ]
 
 
-def absolute(name: str) -> str:
+def absolute(name: str, root: str | None = None) -> str:
     """The name of a data set, or the absolute path of a file or folder: valid wherever a run is taken up again."""
-    return name if name in data.names() or data.is_composed(name) else str(Path(name).resolve())
+    if data.is_composed(name):
+        return data.with_absolute_paths(name, root)
+    return name if name in data.names() else str(Path(name).resolve())
 
 
 def load_data(name: str, binarisation: Binarisation | None, root: str | None, seed: int) -> Dataset[Any]:
     """The data set of a name, a file or a folder."""
     check_seed("data_seed", seed)
     if data.is_composed(name):
-        raise ValueError(f"data: got {name!r}, expected a data set without captions; train on scenes by ppl-vae train")
+        raise ValueError(
+            f"data: got {name!r}, expected a data set without captions; train on captions by ppl-vae train"
+        )
     return data.load(name, binarisation=binarisation, root=root, seed=seed)
 
 
-def blank_batch(dataset: Dataset[Any] | Scenes, num: int) -> tuple[Tensor, ...]:
-    """A batch for `num` samples: images that the model ignores, and captions of the first test scenes, in turn."""
-    if isinstance(dataset, Scenes):
-        facts = dataset.test[torch.arange(num) % len(dataset.test)]
-        return torch.zeros(num, *dataset.shape), dataset.captions(facts)
+def blank_batch(dataset: Dataset[Any] | Captioned, num: int) -> tuple[Tensor, ...]:
+    """A batch for `num` samples: images that the model ignores, and captions of the first test data, in turn."""
+    if isinstance(dataset, Captioned):
+        return torch.zeros(num, *dataset.shape), dataset.test_captions(num)
     return (dataset.test[:1].expand(num, *dataset.shape),)
 
 
@@ -70,11 +73,11 @@ def check_steps(steps: int) -> None:
         raise ValueError(f"steps: got {steps}, expected at least 1")
 
 
-def default_pairs(dataset: Dataset[Any] | Scenes) -> list[str]:
-    """One- and two-layer pairs: Burda et al.'s sizes, smaller ones for small images. Of scenes a small alignDRAW."""
+def default_pairs(dataset: Dataset[Any] | Captioned) -> list[str]:
+    """One- and two-layer pairs: Burda et al.'s sizes, smaller ones for small images; with captions alignDRAW."""
     likelihood = f', likelihood="discretised-logistic", levels={dataset.levels}'
     tail = "" if dataset.binarisation != "none" else likelihood
-    if isinstance(dataset, Scenes):
+    if isinstance(dataset, Captioned):
         sizes = "latent_dim=24, hidden=192, steps=8, words=32, align=64, read=12, write=12"
         return [f"AlignDRAW({sizes}{tail})"]
     if dataset.shape.numel() <= 100:
@@ -97,7 +100,7 @@ def print_evaluation(reached: evaluation.Evaluation) -> None:
         print(f"{site}: {units.count} of {units.total} units active, KL {reached.kl[site]:.2f} nats")
 
 
-def about(dataset: Dataset[Any] | Scenes, num_particles: int, reached: Any) -> str:
+def about(dataset: Dataset[Any] | Captioned, num_particles: int, reached: Any) -> str:
     """What the likelihood is of: data, binarisation, estimator."""
     note = f"; {dataset.note}" if dataset.note else ""
     return (

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ppl_vae import films, generation, report, runs
 from ppl_vae.cli.inspection import check_num, picture
-from ppl_vae.data import Scenes
+from ppl_vae.data import Captioned
 
 __all__ = ["paint"]
 
@@ -22,7 +22,7 @@ def paint(
 
     Args:
         run: a folder written by `ppl-vae train` on captioned data.
-        caption: in the words of the data.
+        caption: in the words of the data; no word is replaced by another.
         num: how many.
         film: a GIF of the canvas from step to step, for pairs that paint in steps; none by default.
         seed: of the samples.
@@ -33,13 +33,13 @@ def paint(
     if film is not None:
         _check_film(film)
     loaded = runs.load_run(run, data_root)
-    if not isinstance(loaded.data, Scenes):
+    if not isinstance(loaded.data, Captioned):
         raise ValueError(
             f"run: got one on {loaded.data.name}, expected one on data with captions; train one by "
             "ppl-vae train --data 'scenes(mnist, size=28, digit_size=14)'"
         )
     check_num(num)
-    words = loaded.data.vocabulary.encode(caption).expand(num, -1)
+    words = loaded.data.read(caption).expand(num, -1)
     batch = (generation.blank(loaded.pair, num), words)
     images = generation.samples(loaded.pair, *batch, seed=seed)
     made = None if film is None else films.film(loaded.pair, *batch, seed=seed)

@@ -85,8 +85,9 @@ def train(
         pair: a pair, `VAE(latent_dim=2)` or `my_file.py:MyPair`.
         objective: an objective, `elbo`, `iwae:50` or `RenyiELBO(alpha=0.5, num_particles=5)`.
         data: digits, mnist, fashion-mnist, omniglot, cifar10, frey-faces; a file of arrays; or a folder of .npy files,
-            train*.npy and test*.npy, of which the first stay on disk; or digits with captions, composed as they are
-            asked for, `scenes(mnist, size=28, digit_size=14)`.
+            train*.npy and test*.npy, of which the first stay on disk; or data with captions: digits composed as they
+            are asked for, `scenes(mnist, size=28, digit_size=14)`, or MS COCO from the folder of its downloads,
+            `coco('data/coco', size=32, cache='data/cache')`.
         data_root: folder of the data sets; the environment variable PPL_VAE_DATA otherwise.
         binarisation: dynamic, static or none; the data set's usual one by default.
         data_seed: of static binarisation and of the test data's one draw.
@@ -97,7 +98,8 @@ def train(
         clip_norm: scale gradients down to this norm.
         accumulate: so many batches a step, one after the other.
         ema: decay of a moving average of the weights, such as 0.999; the run ends with the average.
-        valid: hold out the last so many training data; the run ends with the weights that are best there.
+        valid: hold out the last so many training data (of images with captions so many images, with all their
+            captions); the run ends with the weights that are best there.
         patience: stop after so many points of the learning curve without a better bound on the data held out.
         seed: of the initial weights, the minibatches and the noise.
         num_particles: of the importance-sampled log-likelihood.
@@ -124,7 +126,7 @@ def train(
         check_seed("data_seed", data_seed)
         dataset = load_named(data, binarisation=binarisation, root=data_root, seed=data_seed)
         config |= {"pair": pair or default_pairs(dataset)[0], "binarisation": dataset.binarisation}
-        config["data"] = absolute(data)
+        config["data"] = absolute(data, data_root)
         config["data_root"] = data_root and str(Path(data_root).resolve())
         bound, held_out = specs.make_objective(objective), None
         dataset = dataset.subset(num_test=num_test)
@@ -132,7 +134,7 @@ def train(
             raise ValueError(f"valid: got {valid}, expected 0 to {len(dataset.train) - 1}: less than the training data")
         if valid:
             dataset, held_out = dataset.hold_out(valid)
-        per_pass = max(1, len(dataset.train) // max(1, batch_size * accumulate))
+        per_pass = max(1, training.steps_of(1, dataset, max(1, batch_size * accumulate)))
         rate = rates.parse(schedule, steps=steps, steps_per_pass=per_pass)
         torch.manual_seed(seed)
         trained = specs.maker(config["pair"], dataset)()

@@ -6,20 +6,26 @@
 torch.Size([20, 1, 8, 8])
 """
 
+from ppl_vae.data.album import Album
+from ppl_vae.data.captioned import Captioned, CaptionedImages
 from ppl_vae.data.captions import Vocabulary
+from ppl_vae.data.coco import coco
 from ppl_vae.data.dataset import Binarisation, DataError, Dataset, binarise
 from ppl_vae.data.loaders import default_root, load, names
 from ppl_vae.data.loading import LoadedMinibatches
 from ppl_vae.data.local import from_tensor, load_file, load_folder
 from ppl_vae.data.minibatch import Minibatches, as_batch
-from ppl_vae.data.named import is_composed, load_named
+from ppl_vae.data.named import is_composed, load_named, with_absolute_paths
 from ppl_vae.data.quadrants import UNKNOWN, quadrants
 from ppl_vae.data.scenes import Scenes, scenes
 from ppl_vae.data.stored import Stored
 
 __all__ = [
     "UNKNOWN",
+    "Album",
     "Binarisation",
+    "Captioned",
+    "CaptionedImages",
     "DataError",
     "Dataset",
     "LoadedMinibatches",
@@ -29,6 +35,7 @@ __all__ = [
     "Vocabulary",
     "as_batch",
     "binarise",
+    "coco",
     "default_root",
     "from_tensor",
     "is_composed",
@@ -39,4 +46,5 @@ __all__ = [
     "names",
     "quadrants",
     "scenes",
+    "with_absolute_paths",
 ]

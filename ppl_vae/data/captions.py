@@ -108,12 +108,13 @@ class Vocabulary:
         """The id of each word."""
         return {word: i for i, word in enumerate(self.words, start=PADDING + 1)}
 
-    def encode(self, texts: str | Sequence[str], length: int | None = None) -> Tensor:
+    def encode(self, texts: str | Sequence[str], length: int | None = None, *, strict: bool = False) -> Tensor:
         """Captions as ids.
 
         Args:
             texts: one caption or several; see `tokens` for what counts as a word.
             length: L, of all rows; None takes the longest caption's.
+            strict: refuse an unknown word even where `unknown` could stand for it.
 
         Returns:
             (B, L) int64, padded on the right with 0.
@@ -124,7 +125,7 @@ class Vocabulary:
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
             raise DataError("got no captions, expected at least one; give a text or a list of them")
-        rows = [self._row(text) for text in texts]
+        rows = [self._row(text, strict) for text in texts]
         longest = max(rows, key=len)
         length = len(longest) if length is None else length
         if len(longest) > length:
@@ -134,21 +135,23 @@ class Vocabulary:
             )
         return torch.tensor([row + [PADDING] * (length - len(row)) for row in rows])
 
-    def _row(self, text: str) -> list[int]:
+    def _row(self, text: str, strict: bool) -> list[int]:
         words = tokens(text)
         if not words:
             raise DataError(f"got the empty caption {text!r}, expected at least one word; drop it, and its image")
-        return [self._id(word, text) for word in words]
+        return [self._id(word, text, strict) for word in words]
 
-    def _id(self, word: str, text: str) -> int:
+    def _id(self, word: str, text: str, strict: bool) -> int:
         if word in self.ids:
             return self.ids[word]
-        if self.unknown is not None:
+        if self.unknown is not None and not strict:
             return self.ids[self.unknown]
-        nearest = ", ".join(map(repr, difflib.get_close_matches(word, self.words, n=3, cutoff=0.0)))
+        known = [candidate for candidate in self.words if candidate != self.unknown]
+        nearest = ", ".join(map(repr, difflib.get_close_matches(word, known, n=3, cutoff=0.0)))
+        otherwise = "" if strict else ", or a vocabulary with a word for the unknown ones"
         raise DataError(
-            f"got the word {word!r} in {text!r}, expected one of the {len(self.words)} words of this vocabulary; "
-            f"take one of the nearest ({nearest}), or a vocabulary with a word for the unknown ones"
+            f"got the word {word!r} in {text!r}, expected one of the {len(known)} words of this vocabulary; "
+            f"take one of the nearest ({nearest}){otherwise}"
         )
 
     def decode(self, ids: Tensor) -> list[str]:

@@ -1,6 +1,6 @@
 """Endless minibatches of tensors that already live where the training does."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,17 +19,23 @@ class Minibatches:
         tensors: of one length N and on one device, each (N, ...).
         batch_size: B, at most N.
         seed: of the order of the data (see `Order`).
-        transform: maps the batch of the first tensor, (B, ...), to one or several tensors of B rows: `dataset.draw`.
+        transform: maps the batch of the first tensor, (B, ...), to one or several tensors of B rows: `dataset.draw`;
+            with groups it is given the batch's group too, a number that the host knows without asking the device.
         part: (r, n): each batch is the r-th of n equal parts of the batch of B rows, the same for all r.
+        groups: of each row, (N,) whole numbers: each batch is of one (see `Order`). Batches of different groups may
+            differ in shape: by the width of their captions, say.
 
     Attributes:
         num_data: N.
-        steps_per_pass: N // B.
+        steps_per_pass: N // B; with groups the sum of N_g // B.
+        unused: rows that are never given out, since their group is smaller than B.
+        is_uniform: whether all batches have one shape, so that a step that draws its batch can be captured.
         device: of the batches.
         indices: rows of the last batch (part), (B / n,) int64 on the device; None before the first.
 
     Raises:
-        ValueError: no tensors, different lengths or devices, a batch size below 1, above N or no multiple of n.
+        ValueError: no tensors, different lengths or devices, a batch size below 1, above N or no multiple of n, or
+            above all groups; groups of another form.
 
     Example:
         >>> batches = Minibatches((torch.arange(6.0),), batch_size=2, seed=0)
@@ -42,8 +48,9 @@ class Minibatches:
         tensors: tuple[Tensor, ...],
         batch_size: int,
         seed: int = 0,
-        transform: Callable[[Tensor], Tensor | tuple[Tensor, ...]] | None = None,
+        transform: Callable[..., Tensor | tuple[Tensor, ...]] | None = None,
         part: tuple[int, int] = (0, 1),
+        groups: Tensor | Sequence[int] | None = None,
     ) -> None:
         _check(tensors)
         self.tensors = tensors
@@ -51,8 +58,9 @@ class Minibatches:
         self.transform = transform
         self.num_data, self.device = len(tensors[0]), tensors[0].device
         self.indices: Tensor | None = None
-        self._order = Order(self.num_data, batch_size, seed, part, self.device)
-        self.steps_per_pass = self._order.steps_per_pass
+        self._order = Order(self.num_data, batch_size, seed, part, self.device, groups)
+        self.steps_per_pass, self.unused = self._order.steps_per_pass, self._order.unused
+        self.is_uniform = self._order.is_uniform
         self._rows = torch.arange(batch_size, device=self.device)[self._order.part_rows]
 
     def next(self) -> tuple[Tensor, ...]:
@@ -81,7 +89,12 @@ class Minibatches:
         """The batch at a position of this pass, (1,) int64 on the device; the count of batches stays as it is.
 
         For a captured step, which finds its place by a tensor; `skip` keeps the count.
+
+        Raises:
+            ValueError: batches are of several groups, and which is this one's only the device could tell.
         """
+        if not self.is_uniform:
+            raise ValueError("got batches of several groups; expected those of one shape; take them by next()")
         rows = position * self.batch_size + self._rows
         return self._gather(self._order.permutation.index_select(0, rows))
 
@@ -92,7 +105,10 @@ class Minibatches:
     def _gather(self, indices: Tensor) -> tuple[Tensor, ...]:
         self.indices = indices
         first, *others = (x.index_select(0, indices) for x in self.tensors)
-        return (*as_batch(first if self.transform is None else self.transform(first)), *others)
+        if self.transform is not None:
+            group = self._order.group
+            first = self.transform(first) if group is None else self.transform(first, group)
+        return (*as_batch(first), *others)
 
     def close(self) -> None:
         """Nothing to end here, other than for `LoadedMinibatches`."""
@@ -111,7 +127,7 @@ class Minibatches:
         """Goes on where the source of `state` stood.
 
         Raises:
-            ValueError: that source had another number of data or batch size.
+            ValueError: that source had another number of data, batch size or groups.
         """
         self._order.load_state_dict(state)
         self.indices = None

@@ -1,35 +1,118 @@
-"""Data by a text: a data set's name, a file or a folder, or scenes composed of a set of digits."""
+"""Data by a text: a data set's name, a file or a folder, or a call that makes captioned data."""
 
 import ast
 import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from ppl_vae.data.captioned import Captioned
+from ppl_vae.data.coco import coco
 from ppl_vae.data.dataset import Binarisation, DataError, Dataset
 from ppl_vae.data.loaders import load
-from ppl_vae.data.scenes import Scenes, scenes
+from ppl_vae.data.scenes import scenes
 
-__all__ = ["is_composed", "load_named"]
+__all__ = ["is_composed", "load_named", "with_absolute_paths"]
 
-_SETTINGS = ("size", "digit_size", "coloured", "templates", "num_train", "num_test", "banned")
+
+class _Call(NamedTuple):
+    """`scenes(mnist, size=28)` in parts: the function, what it is called on, and plain values of its settings."""
+
+    name: str
+    source: str
+    settings: dict[str, Any]
+
+
+class _Context(NamedTuple):
+    """What a command says of its data besides their text; as for `load`."""
+
+    binarisation: Binarisation | None
+    root: str | Path | None
+    seed: int
+
+
+def _scenes(source: str, settings: dict[str, Any], context: _Context) -> Captioned:
+    digits = load(source, binarisation="none", root=context.root)
+    return scenes(digits, binarisation=context.binarisation, seed=context.seed, **settings)  # type: ignore[arg-type]
+
+
+def _coco(source: str, settings: dict[str, Any], context: _Context) -> Captioned:
+    if context.binarisation not in (None, "none"):
+        raise DataError(f"got binarisation {context.binarisation!r}, expected 'none' for photographs; leave it out")
+    places = {key: _placed(settings[key], context.root) for key in _PATHS if settings.get(key) is not None}
+    return coco(_placed(source, context.root), **{**settings, **places})
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """A kind of captioned data.
+
+    Args:
+        make: from what it is called on, the settings, and what else the command says.
+        function: has the settings among its arguments.
+        settings: those that may be given.
+        usage: what is expected, for errors.
+        is_path: whether it is called on a folder.
+    """
+
+    make: Callable[[str, dict[str, Any], _Context], Captioned]
+    function: Callable[..., Captioned]
+    settings: tuple[str, ...]
+    usage: str
+    is_path: bool = False
+
+
+_MAKERS = {
+    "scenes": _Maker(
+        _scenes,
+        scenes,
+        ("size", "digit_size", "coloured", "templates", "num_train", "num_test", "banned"),
+        "a data set of digits and settings, such as scenes(mnist, size=28, digit_size=14)",
+    ),
+    "coco": _Maker(
+        _coco,
+        coco,
+        ("size", "year", "min_words", "max_words", "buckets", "least", "cache", "progress"),
+        "the folder of COCO's downloads, in quotes, and settings, such as coco('data/coco', size=32)",
+        is_path=True,
+    ),
+}
+_PATHS = ("cache",)
+"""Settings that are paths."""
 
 
 def is_composed(text: str) -> bool:
-    """Whether a text asks for scenes, and not for a data set, a file or a folder."""
-    return text.lstrip().startswith("scenes(")
+    """Whether a text asks for captioned data, and not for a data set, a file or a folder."""
+    return text.lstrip().startswith(tuple(f"{name}(" for name in _MAKERS))
+
+
+def with_absolute_paths(text: str, root: str | Path | None = None) -> str:
+    """A call that makes captioned data with absolute paths, wherever they are relative to the working folder.
+
+    Raises:
+        DataError: the text is no such call.
+    """
+    name, source, settings = _read(text)
+    if not _MAKERS[name].is_path or root is not None:
+        return text
+    paths = {key: str(Path(settings[key]).expanduser().resolve()) for key in _PATHS if settings.get(key) is not None}
+    words = [repr(str(Path(source).expanduser().resolve()))]
+    return f"{name}({', '.join(words + [f'{key}={value!r}' for key, value in {**settings, **paths}.items()])})"
 
 
 def load_named(
     text: str, *, binarisation: Binarisation | None = None, root: str | Path | None = None, seed: int = 0
-) -> Dataset[Any] | Scenes:
-    """What `load` loads, or scenes: `scenes(mnist, size=28, digit_size=14, coloured=True)`.
+) -> Dataset[Any] | Captioned:
+    """What `load` loads, or captioned data: `scenes(mnist, size=28, digit_size=14)`, `coco('data/coco', size=32)`.
 
     Args:
-        text: as for `load`; or a call of `scenes` with the name of a data set and plain values of its settings.
+        text: as for `load`; or a call of `scenes` with the name of a data set, or of `coco` with its folder (relative
+            to `root` where that is given), and plain values of their settings.
         binarisation, root, seed: as for `load`.
 
     Raises:
-        DataError: what `load` and `scenes` raise, or a text that is no such call.
+        DataError: what `load`, `scenes` and `coco` raise, or a text that is no such call.
 
     Example:
         >>> load_named("scenes(digits, size=16, num_train=10)").shape
@@ -37,33 +120,47 @@ def load_named(
     """
     if not is_composed(text):
         return load(text, binarisation=binarisation, root=root, seed=seed)
-    name, settings = _read(text)
+    name, source, settings = _read(text)
     try:
-        digits = load(name, binarisation="none", root=root)
-        return scenes(digits, binarisation=binarisation, seed=seed, **settings)  # pyright: ignore[reportArgumentType]
+        return _MAKERS[name].make(source, settings, _Context(binarisation, root, seed))
     except DataError as error:
         raise DataError(f"data {text[:200]!r}: {error}") from error
-    except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-        raise _no_scenes(text, str(error)) from error
+    except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError, OSError) as error:
+        raise _no_call(name, text, str(error)) from error
 
 
-def _read(text: str) -> tuple[str, dict[str, Any]]:
-    """The data set's name and the settings of a call of `scenes`."""
+def _read(text: str) -> _Call:
+    """The parts of a call that makes captioned data."""
+    text = text.strip()
+    name = text.partition("(")[0]
     try:
-        call = ast.parse(text.strip(), mode="eval").body
-        assert isinstance(call, ast.Call) and len(call.args) == 1
-        name = ast.unparse(call.args[0])
+        call = ast.parse(text, mode="eval").body
+        assert isinstance(call, ast.Call) and len(call.args) == 1 and isinstance(call.func, ast.Name)
+        source = _source(call.args[0], text)
         settings = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, ValueError, TypeError, AssertionError, RecursionError, MemoryError) as error:
-        raise _no_scenes(text, type(error).__name__) from error
-    if wrong := [key for key in settings if key not in _SETTINGS]:
-        raise _no_scenes(text, f"no setting {wrong[0]!r}")
-    return name, settings
+        raise _no_call(name, text, type(error).__name__) from error
+    if wrong := [key for key in settings if key not in _MAKERS[name].settings]:
+        raise _no_call(name, text, f"no setting {wrong[0]!r}")
+    return _Call(name, source, settings)
 
 
-def _no_scenes(text: str, reason: str) -> DataError:
-    taken = [p.replace(annotation=p.empty) for n, p in inspect.signature(scenes).parameters.items() if n in _SETTINGS]
+def _source(node: ast.expr, text: str) -> str:
+    """What a call is on: a text in quotes, or as it stands there, `fashion-mnist` and `data/coco` too."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    return ast.get_source_segment(text, node) or ast.unparse(node)
+
+
+def _placed(path: str, root: str | Path | None) -> Path:
+    """A path, which is relative to the folder of the data sets where there is one."""
+    return Path(root or "").expanduser() / Path(path).expanduser()
+
+
+def _no_call(name: str, text: str, reason: str) -> DataError:
+    maker = _MAKERS[name]
+    parameters = inspect.signature(maker.function).parameters.items()
+    taken = [p.replace(annotation=p.empty) for n, p in parameters if n in maker.settings]
     return DataError(
-        f"data: got {text[:200]!r} ({reason}), expected a data set of digits and settings, such as scenes(mnist, "
-        f"size=28, digit_size=14); the settings are {', '.join(map(str, taken))}"
+        f"data: got {text[:200]!r} ({reason}), expected {maker.usage}; the settings are {', '.join(map(str, taken))}"
     )

@@ -1,9 +1,12 @@
 """The order in which a run goes through its data."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ppl_vae.data.groups import Groups
 
 
 class Order:
@@ -12,21 +15,27 @@ class Order:
     One permutation a pass is drawn on the CPU (the same for every device). The incomplete last batch of a pass is
     dropped, so shapes never change (compiled steps rely on it); the next pass leaves out others.
 
+    With groups each batch is of one: rows are shuffled within their group, the incomplete last batch of each group is
+    dropped, and the batches are shuffled.
+
     Args:
         num_data: N.
         batch_size: B, at most N.
         seed: of the permutations.
         part: (r, n): each batch is the r-th of n equal parts of the batch of B rows, the same for all r.
         device: where the permutation is kept.
+        groups: of each row, (N,) whole numbers; None has no groups.
 
     Attributes:
-        permutation: of this pass, (N,) int64; one tensor for all passes: a captured step reads where it was captured.
-        steps_per_pass: N // B.
+        permutation: of this pass, its batches one behind the other, int64, (N,), or (steps_per_pass B,) with groups;
+            one tensor for all passes: a captured step reads where it was captured.
+        steps_per_pass: N // B; with groups the sum of N_g // B.
+        unused: rows that are never given out, since their group is smaller than B.
         epoch: passes begun before this one.
         position: batches of this pass already given out.
 
     Raises:
-        ValueError: a batch size below 1, above N or no multiple of n.
+        ValueError: a batch size below 1, above N or no multiple of n, or above all groups; groups of another form.
 
     Example:
         >>> order = Order(6, batch_size=2, seed=0)
@@ -41,19 +50,37 @@ class Order:
         seed: int = 0,
         part: tuple[int, int] = (0, 1),
         device: torch.device | str = "cpu",
+        groups: Tensor | Sequence[int] | None = None,
     ) -> None:
         _check(num_data, batch_size, part)
         self.num_data, self.batch_size, self.part = num_data, batch_size, part
-        self.steps_per_pass = num_data // batch_size
+        self._groups = None if groups is None else Groups(groups, num_data, batch_size)
+        self.steps_per_pass = num_data // batch_size if self._groups is None else self._groups.steps_per_pass
+        self.unused = 0 if self._groups is None else self._groups.unused
         self.epoch = 0
-        self.permutation = torch.empty(num_data, dtype=torch.int64, device=device)
+        size = num_data if self._groups is None else self.steps_per_pass * batch_size
+        self.permutation = torch.empty(size, dtype=torch.int64, device=device)
         self._generator = torch.Generator().manual_seed(seed)
         self._shuffle()
 
     def _shuffle(self) -> None:
         self._start_of_pass = self._generator.get_state()  # enough to draw this permutation again
-        self.permutation.copy_(torch.randperm(self.num_data, generator=self._generator))
+        rows = torch.randperm(self.num_data, generator=self._generator)
+        if self._groups is not None:
+            batches = torch.randperm(self.steps_per_pass, generator=self._generator)
+            rows, self._group_of = self._groups.arrange(rows, batches)
+        self.permutation.copy_(rows)
         self.position = 0
+
+    @property
+    def group(self) -> int | None:
+        """Of the last batch; None without groups."""
+        return None if self._groups is None else self._group_of[self.position - 1]
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all batches are of one group, or there are none."""
+        return self._groups is None or len(set(self._group_of)) == 1
 
     @property
     def seed(self) -> int:
@@ -91,19 +118,20 @@ class Order:
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on exactly where this stands."""
-        return {
+        state = {
             "epoch": self.epoch,
             "position": self.position,
             "generator": self._start_of_pass.clone(),
             "num_data": self.num_data,
             "batch_size": self.batch_size,
         }
+        return state if self._groups is None else {**state, "groups": dict(self._groups.counts)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where the source of `state` stood.
 
         Raises:
-            ValueError: that source had another number of data or batch size.
+            ValueError: that source had another number of data, batch size or groups.
         """
         got = state["num_data"], state["batch_size"]
         expected = self.num_data, self.batch_size
@@ -111,6 +139,12 @@ class Order:
             raise ValueError(
                 f"got a state of (number of data, batch size) {got}; expected {expected}; resume with the "
                 "data and the batch size of the first run"
+            )
+        got, expected = state.get("groups"), None if self._groups is None else self._groups.counts
+        if got != expected:
+            raise ValueError(
+                f"got a state of groups with so many rows {got}; expected {expected}; resume with the data (and the "
+                "buckets of captions) of the first run"
             )
         self._generator.set_state(state["generator"].cpu())
         self._shuffle()

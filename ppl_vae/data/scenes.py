@@ -7,9 +7,11 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
+from ppl_vae.data.captioned import Captioned
 from ppl_vae.data.captions import Vocabulary
 from ppl_vae.data.dataset import DataError, Dataset
 from ppl_vae.data.glyphs import DigitImages, Painter
+from ppl_vae.data.minibatch import Minibatches
 from ppl_vae.data.scene_facts import (
     DIGITS,
     FACTS,
@@ -38,7 +40,7 @@ _STREAMS = (
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Scenes:
+class Scenes(Captioned):
     """Scenes of one or two digits with captions: facts are the data, images are composed from them.
 
     A row of facts is (place, digit, second digit, ink, second ink, field), classes as in `scene_facts.FACTS`, -1 for
@@ -68,6 +70,9 @@ class Scenes:
         note: provenance and comparability, shown with every number.
         binarisation: "dynamic" draws bits afresh for each batch, "none" keeps grey values.
         levels: number of grey levels of the source.
+
+    Attributes:
+        vocabulary: the words of the captions, 22 of plain scenes.
 
     Raises:
         DataError: facts that are no scene's, banned ones in `train`, sizes that do not fit, an unknown
@@ -99,23 +104,20 @@ class Scenes:
     note: str = ""
     binarisation: Literal["dynamic", "none"] = "dynamic"
     levels: int = 256
+    vocabulary: Vocabulary = field(init=False)
     _wording: Wording = field(init=False)
     _painter: Painter = field(init=False)
+
+    parts = ("train", "test")
+    unit = "scenes"
 
     def __post_init__(self) -> None:
         _check(self)
         device = self.train.device
         # made now: a captured step could not move tables to the device
         object.__setattr__(self, "_wording", Wording(self.coloured, device))
+        object.__setattr__(self, "vocabulary", self._wording.vocabulary)
         object.__setattr__(self, "_painter", Painter(self.size, self.train_digits.size, self.coloured, device))
-
-    def __repr__(self) -> str:
-        return f"Scenes({', '.join(f'{key}={value!r}' for key, value in self.describe().items())})"
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The words of the captions: 22 of plain scenes."""
-        return self._wording.vocabulary
 
     @property
     def caption_length(self) -> int:
@@ -183,6 +185,10 @@ class Scenes:
         x = self.compose(facts)
         return torch.bernoulli(x) if self.binarisation == "dynamic" else x, self.captions(facts)
 
+    def minibatches(self, batch_size: int, seed: int = 0, part: tuple[int, int] = (0, 1)) -> Minibatches:
+        """The training scenes in batches without end, on the device of the data."""
+        return Minibatches((self.train,), batch_size, seed, self.draw, part)
+
     def test_batch(self) -> tuple[Tensor, Tensor]:
         """The test set as evaluation sees it, images and captions: the same at every call, in every run.
 
@@ -194,6 +200,10 @@ class Scenes:
         if self.binarisation == "dynamic":
             x = torch.bernoulli(x, generator=self._stream("test bits"))
         return x.to(self.test.device), self.captions(self.test)
+
+    def test_captions(self, number: int) -> Tensor:
+        """The captions of `test_batch` from the first, and once more where there are fewer, (number, L) int64."""
+        return self.captions(self.test[torch.arange(number) % len(self.test)])
 
     def held_out(self, number: int) -> Tensor:
         """Facts with a banned digit in at least one slot, (number, 6): always the same.
@@ -290,40 +300,6 @@ class Scenes:
         parts = ("train", "test", "train_digits", "test_digits")
         return replace(self, **{part: getattr(self, part).to(device) for part in parts})
 
-    def subset(self, num_train: int | None = None, num_test: int | None = None) -> Self:
-        """The first `num_train` training and `num_test` test scenes (None: all), said so in the note.
-
-        Raises:
-            DataError: a number below 1, or above what there is.
-        """
-        notes, fields = [self.note] if self.note else [], {}
-        for part, number in (("train", num_train), ("test", num_test)):
-            there = len(getattr(self, part))
-            if number is None or number == there:
-                continue
-            if not 1 <= number <= there:
-                raise DataError(f"{self.name}: got num_{part}={number}; expected 1 to {there}, the scenes there are")
-            fields[part] = getattr(self, part)[:number]
-            notes.append(f"only the first {number:,} of {there:,} {part} scenes")
-        return replace(self, note="; ".join(notes), **fields)
-
-    def hold_out(self, number: int) -> tuple[Self, tuple[Tensor, Tensor]]:
-        """The data without their last `number` training scenes, and those as images and captions, always the same.
-
-        They are composed of training digits, on the CPU.
-
-        Raises:
-            DataError: a number below 1, or not below what there is.
-        """
-        left = len(self.train) - number
-        if number < 1 or left < 1:
-            raise DataError(f"{self.name}: got {number} scenes to hold out; expected 1 to {len(self.train) - 1}")
-        here, facts = self.to("cpu"), self.train[left:]
-        x = here.compose(facts.cpu(), self._stream("held-out images"))
-        if self.binarisation == "dynamic":
-            x = torch.bernoulli(x, generator=self._stream("held-out bits"))
-        return self.subset(num_train=left), (x.to(facts.device), self.captions(facts))
-
     def describe(self) -> dict[str, Any]:
         """What a number on these data depends on, ready for JSON."""
         return {
@@ -341,6 +317,13 @@ class Scenes:
             "seed": self.seed,
             "note": self.note,
         }
+
+    def _held_out(self, part: Tensor) -> tuple[Tensor, Tensor]:
+        """Composed of training digits, on the CPU."""
+        x = self.to("cpu").compose(part.cpu(), self._stream("held-out images"))
+        if self.binarisation == "dynamic":
+            x = torch.bernoulli(x, generator=self._stream("held-out bits"))
+        return x.to(part.device), self.captions(part)
 
     def _stream(self, name: str) -> torch.Generator:
         return torch.Generator().manual_seed(spread_seed(self.seed, _STREAMS.index(name)))

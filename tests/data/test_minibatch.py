@@ -91,3 +91,34 @@ def test_state_survives_saving_and_fits_its_data_only(tmp_path) -> None:
 def test_impossible_batches_are_refused(tensors: tuple[torch.Tensor, ...], batch_size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Minibatches(tensors, batch_size)
+
+
+def test_the_transform_is_told_the_group() -> None:
+    groups = [7] * 4 + [9] * 6
+    told: list[object] = []
+    batches = Minibatches((ROWS, ROWS), 2, transform=lambda x, group: (told.append(group), x)[1], groups=groups)
+    assert batches.steps_per_pass == 5 and not batches.is_uniform
+    for _ in range(5):
+        x, y = batches.next()
+        assert torch.equal(x, y) and {groups[i] for i in x.tolist()} == {told[-1]} and type(told[-1]) is int
+        again, _ = batches.again()
+        assert torch.equal(again, x) and told[-1] == told[-2]
+
+
+def test_groups_go_on_after_saving(tmp_path) -> None:
+    source = Minibatches((ROWS,), 2, seed=5, groups=[0, 1] * 5)
+    for _ in range(3):
+        source.next()
+    torch.save(source.state_dict(), tmp_path / "state.pt")
+    resumed = Minibatches((ROWS,), 2, groups=[0, 1] * 5)
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert [x.tolist() for (x,) in islice(resumed, 9)] == [x.tolist() for (x,) in islice(source, 9)]
+
+
+def test_a_captured_step_needs_one_group() -> None:
+    several = Minibatches((ROWS,), 5, groups=[0] * 5 + [1] * 5)
+    with pytest.raises(ValueError, match="got batches of several groups; expected those of one shape"):
+        several.gather(torch.tensor([0]))
+    one = Minibatches((ROWS,), 5, transform=lambda x, group: x + group, groups=[100] * 9 + [2])
+    assert one.is_uniform and one.unused == 1
+    assert torch.equal(one.gather(torch.tensor([0]))[0], one.next()[0])
