@@ -110,7 +110,6 @@ def test_more_that_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "binarisation 'dynamic'" in refused(capsys, "train", *data, *TINY, "--binarisation", "dynamic")
     assert "4 images to hold out; expected 1 to 3" in refused(capsys, "train", *data, *TINY, "--valid", "4")
     assert "batch_size=9; expected 1 to 8" in refused(capsys, "train", *data, *TINY, "--batch_size", "9")
-    assert "without captions" in refused(capsys, "compare", *data, "--progress", "false")
     Path("coco/val2017", file_name(0)).write_bytes(b"no picture")
     assert "000000000100.png; expected an image that can be decoded" in refused(capsys, "train", *data, *TINY)
     assert [path.name for path in Path.cwd().iterdir()] == ["coco"]

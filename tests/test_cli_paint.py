@@ -115,12 +115,21 @@ def test_scenes_that_are_none_are_refused(data: str, message: str, capsys: pytes
     assert list(Path.cwd().iterdir()) == []
 
 
+def test_scenes_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    objectives = ["--objective", "mean-field:1", "--objective", "iwae:2"]
+    run("compare", "--data", SCENES, "--pair", PAIR, *objectives, *TINY, "--seeds", "2", "--workers", "1")
+    found = json.loads(Path("compare-scenes/results.json").read_text())
+    assert [row["objective"] for row in found["rows"]] == ["mean-field:1", "iwae:2"]
+    assert found["config"]["data"]["name"] == "digits-scenes" and Path("compare-scenes/samples.png").exists()
+    assert "IWAE" not in capsys.readouterr().out  # no table of layers
+
+
 def test_pairs_and_commands_without_captions_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     pair = "VAE(latent_dim=2, hidden=(3,))"
     assert "expected those of VAE.model(x)" in refused(capsys, "train", "--data", SCENES, "--pair", pair, *TINY)
     few = PAIR.replace("(", "(vocabulary=5, ", 1)
     assert "vocabulary=5, expected 23" in refused(capsys, "train", "--data", SCENES, "--pair", few, *TINY)
-    assert "without captions" in refused(capsys, "compare", "--data", SCENES, "--progress", "false")
+    assert "expected those of VAE.model(x)" in refused(capsys, "compare", "--data", SCENES, "--pair", pair, *TINY)
     static = ["--binarisation", "static"]
     assert "'static'" in refused(capsys, "train", "--data", SCENES, "--pair", PAIR, *static, *TINY)
     assert list(Path.cwd().iterdir()) == []

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae import data, evaluation
-from ppl_vae.data import Binarisation, Captioned, Dataset, as_batch
+from ppl_vae.data import Captioned, Dataset, as_batch
 from ppl_vae.evaluation.chunks import require_positive
 from ppl_vae.seeds import check_seed
 
@@ -19,7 +19,6 @@ __all__ = [
     "check_evaluation",
     "check_steps",
     "default_pairs",
-    "load_data",
     "print_evaluation",
 ]
 
@@ -29,16 +28,6 @@ def absolute(name: str, root: str | None = None) -> str:
     if data.is_composed(name):
         return data.with_absolute_paths(name, root)
     return name if name in data.names() else str(Path(name).resolve())
-
-
-def load_data(name: str, binarisation: Binarisation | None, root: str | None, seed: int) -> Dataset[Any]:
-    """The data set of a name, a file or a folder."""
-    check_seed("data_seed", seed)
-    if data.is_composed(name):
-        raise ValueError(
-            f"data: got {name!r}, expected a data set without captions; train on captions by ppl-vae train"
-        )
-    return data.load(name, binarisation=binarisation, root=root, seed=seed)
 
 
 def blank_batch(dataset: Dataset[Any] | Captioned, num: int) -> tuple[Tensor, ...]:

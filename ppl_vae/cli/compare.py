@@ -5,11 +5,18 @@ from pathlib import Path
 import torch
 
 from ppl_vae import comparison, report, runs, specs, tables, training
-from ppl_vae.cli.common import about, check_steps, default_pairs, load_data
-from ppl_vae.data import Binarisation, Dataset
+from ppl_vae.cli.common import about, batch_on, check_steps, default_pairs
+from ppl_vae.data import Binarisation, Captioned, Dataset, is_composed, load_named
+from ppl_vae.seeds import check_seed
 from ppl_vae.training import Compile
 
 __all__ = ["compare"]
+
+LAYERED = ["elbo:1", "elbo:5", "iwae:5", "elbo:50", "iwae:50"]
+"""Objectives of the table of Burda et al. 2015."""
+
+CAPTIONED = ["mean-field:1", "elbo:1", "iwae:5"]
+"""Objectives for a pair of many steps, of which 50 particles would take long."""
 
 
 def compare(
@@ -40,7 +47,8 @@ def compare(
     Args:
         pair: a pair, `VAE(latent_dim=2)` or `my_file.py:MyPair`; may be repeated.
         objective: an objective, `elbo:5`, `iwae:50` or `RenyiELBO(alpha=0.5, num_particles=5)`; may be repeated.
-        data: digits, mnist, fashion-mnist, omniglot, cifar10, frey-faces, or a file of arrays.
+        data: digits, mnist, fashion-mnist, omniglot, cifar10, frey-faces; a file of arrays; or data with captions, as
+            for `ppl-vae train`: alignDRAW is then the pair, with objectives of few particles, by default.
         data_root: folder of the data sets; the environment variable PPL_VAE_DATA otherwise.
         binarisation: dynamic, static or none; the data set's usual one by default.
         data_seed: of static binarisation and of the test data's one draw.
@@ -60,10 +68,12 @@ def compare(
         progress: show a progress bar.
     """
     check_steps(steps)
-    folder = f"compare-{Path(data).stem}" if out is None else out
+    check_seed("data_seed", data_seed)
+    folder = f"compare-{data.partition('(')[0] if is_composed(data) else Path(data).stem}" if out is None else out
     runs.check_free(folder, overwrite)
-    dataset = load_data(data, binarisation, data_root, data_seed)
-    texts = objective or ["elbo:1", "elbo:5", "iwae:5", "elbo:50", "iwae:50"]
+    dataset = load_named(data, binarisation=binarisation, root=data_root, seed=data_seed)
+    has_layers = objective is None and not isinstance(dataset, Captioned)
+    texts = objective or (LAYERED if has_layers else CAPTIONED)
     with runs.new_folder(folder, overwrite) as partial:  # before the work: it may turn out that it can't be made
         result = comparison.compare(
             {text: specs.maker(text, dataset) for text in pair or default_pairs(dataset)},
@@ -81,13 +91,15 @@ def compare(
             workers=_workers(workers, dataset, device),
             progress=progress,
         )
-        table = (tables.comparison_table if objective else tables.layers_table)(result)
-        report.comparison_files(result, table, dataset.test_batch().to(result.config["device"]), partial)
+        table = (tables.layers_table if has_layers else tables.comparison_table)(result)
+        report.comparison_files(
+            result, table, batch_on(torch.device(result.config["device"]), dataset.test_batch()), partial
+        )
     print(table)
     print(f"\n{about(dataset, num_particles, result.runs[0].evaluation)}\nResults: {folder}")
 
 
-def _workers(workers: int | None, dataset: Dataset, device: str) -> int:
+def _workers(workers: int | None, dataset: Dataset | Captioned, device: str) -> int:
     """All cores for small data on a CPU: one run keeps one core busy. Large data are not copied to processes."""
     if workers is not None:
         return workers

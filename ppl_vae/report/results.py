@@ -18,13 +18,13 @@ __all__ = ["comparison_files", "pictures"]
 NUM_IMAGES = 100
 
 
-def comparison_files(result: Comparison, table: str, test: Tensor, folder: Path) -> None:
+def comparison_files(result: Comparison, table: str, test: Tensor | tuple[Tensor, ...], folder: Path) -> None:
     """Write results.json, rows.csv, learning_curves.png, the best run's pictures, and index.html.
 
     Args:
         result: of `compare`.
         table: the text table to put into table.txt and on the page.
-        test: some test data, (N, *shape), to reconstruct.
+        test: some test data, (N, *shape), to reconstruct, or all arguments of the programs, those first.
         folder: an existing folder.
     """
     write_json({**result.as_dict(), "environment": environment(result.config["device"])}, folder / "results.json")
