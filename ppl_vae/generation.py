@@ -6,7 +6,8 @@ distribution of the observed site comes out. Arguments that all functions share:
     batch     as model and guide take it, B rows; the model ignores the values of what it observes, and uses
               what it conditions on (labels, captions). Events come back in rows too: (B, *event).
     site      the observed site that is asked for; None takes the pair's own `data_site`.
-    mean      the mean of p(x | z), which the literature shows (default); False draws x.
+    mean      True: the mean of p(x | z), which the literature shows; False draws x. None: the mean where p(x | z) knows
+              it (an autoregressive one doesn't), otherwise a draw.
     at_means  latent sites take their means, given the means before them; False draws them. Discrete sites
               are always drawn.
     seed      of a private random stream: the same picture every time, and the global stream is left alone.
@@ -105,7 +106,12 @@ def blank(pair: Pair, num: int) -> Tensor:
 
 
 def samples(
-    pair: Pair, *batch: Any, num: int | None = None, site: str | None = None, mean: bool = True, seed: int | None = 0
+    pair: Pair,
+    *batch: Any,
+    num: int | None = None,
+    site: str | None = None,
+    mean: bool | None = None,
+    seed: int | None = 0,
 ) -> Tensor:
     """Ancestral samples, z ~ p(z) then x, one for each row of the batch, (B, *event).
 
@@ -124,7 +130,7 @@ def samples(
 
 
 def reconstructions(
-    pair: Pair, *batch: Any, site: str | None = None, mean: bool = True, seed: int | None = 0
+    pair: Pair, *batch: Any, site: str | None = None, mean: bool | None = None, seed: int | None = 0
 ) -> Tensor:
     """z ~ q(z | x), then the model's x given z, (B, *event).
 
@@ -145,7 +151,7 @@ def unit_square(size: int) -> Tensor:
 
 
 def manifold(
-    pair: Pair, *batch: Any, size: int = 20, site: str | None = None, mean: bool = True, seed: int | None = 0
+    pair: Pair, *batch: Any, size: int = 20, site: str | None = None, mean: bool | None = None, seed: int | None = 0
 ) -> Tensor:
     """The manifold that a 2-D latent space has learned, (size, size, *event); entry [i, j] is row i, column j.
 
@@ -179,7 +185,7 @@ def interpolation(
     *,
     latents: Sequence[str] | None = None,
     site: str | None = None,
-    mean: bool = True,
+    mean: bool | None = None,
     at_means: bool = True,
     seed: int | None = 0,
 ) -> Tensor:
@@ -216,7 +222,7 @@ def traversal(
     high: float = 3.0,
     steps: int = 9,
     site: str | None = None,
-    mean: bool = True,
+    mean: bool | None = None,
     at_means: bool = True,
     seed: int | None = 0,
 ) -> Tensor:
@@ -310,8 +316,14 @@ def _values(nodes: Nodes) -> dict[str, Tensor]:
     return {name: node["value"] for name, node in nodes.items()}
 
 
-def _output(decoded: tuple[str, TorchDistribution], mean: bool) -> Tensor:
-    return _mean(*decoded) if mean else decoded[1].sample()
+def _output(decoded: tuple[str, TorchDistribution], mean: bool | None) -> Tensor:
+    site, law = decoded
+    if mean is None:
+        try:
+            return law.mean
+        except NotImplementedError:
+            return law.sample()
+    return _mean(site, law) if mean else law.sample()
 
 
 def _mean(name: str, fn: TorchDistribution) -> Tensor:

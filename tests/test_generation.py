@@ -320,8 +320,8 @@ def test_errors_say_what_to_do() -> None:
 def test_a_distribution_without_a_mean_can_be_drawn() -> None:
     x = torch.zeros(2)
     with pytest.raises(ValueError, match=r"'x': got Meanless.*mean=False"):
-        samples(Odd(Meanless), num=2)
-    assert samples(Odd(Meanless), num=2, mean=False).shape == (2,)
+        samples(Odd(Meanless), num=2, mean=True)
+    assert samples(Odd(Meanless), num=2, mean=False).shape == samples(Odd(Meanless), num=2).shape == (2,)
     with pytest.raises(ValueError, match=r"'z': got Meanless.*at_means=False"):
         interpolation(Odd(latent=Meanless), x, x)
     assert interpolation(Odd(latent=Meanless), x, x, 3, at_means=False).shape == (2, 3)

@@ -1,8 +1,11 @@
 """Networks that give distributions: `nn.Sequential(trunk, head)`."""
 
 from ppl_vae.nn.batch_norm import BatchNorm
+from ppl_vae.nn.causal import CausalNetwork, CausalTrunk, PixelTrunk
+from ppl_vae.nn.causal_conv import CausalConv2d, causal_mask
 from ppl_vae.nn.heads import (
     BernoulliHead,
+    CategoricalHead,
     DiscretisedLogisticHead,
     FixedNormalHead,
     Head,
@@ -11,6 +14,7 @@ from ppl_vae.nn.heads import (
 )
 from ppl_vae.nn.init import glorot_
 from ppl_vae.nn.merge import merge_normals
+from ppl_vae.nn.pixel_cnn import GatedPixelCNN, PixelCNN
 from ppl_vae.nn.recurrent import LSTM, Memory
 from ppl_vae.nn.rollout import Rollout
 from ppl_vae.nn.sentences import Alignment, SentenceEncoder, SentenceReader, Words
@@ -24,13 +28,20 @@ __all__ = [
     "Alignment",
     "BatchNorm",
     "BernoulliHead",
+    "CategoricalHead",
+    "CausalConv2d",
+    "CausalNetwork",
+    "CausalTrunk",
     "ConvDecoder",
     "ConvEncoder",
     "DiscretisedLogisticHead",
     "FixedNormalHead",
+    "GatedPixelCNN",
     "Head",
     "Memory",
     "NormalHead",
+    "PixelCNN",
+    "PixelTrunk",
     "Rollout",
     "SentenceEncoder",
     "SentenceReader",
@@ -42,6 +53,7 @@ __all__ = [
     "Words",
     "as_shape",
     "as_size",
+    "causal_mask",
     "filter_bank",
     "glorot_",
     "leaky_rectifier",

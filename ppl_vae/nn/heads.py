@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
-from ppl_vae.distributions import DiscretisedLogistic, GreyBernoulli, at_least_float32
+from ppl_vae.distributions import DiscretisedLogistic, GreyBernoulli, GreyCategorical, at_least_float32
 from ppl_vae.nn.shapes import Shape, as_shape
 
 # Pixel means are clipped to [_MEAN_CLIP, 1 - _MEAN_CLIP] before a logit, as in Burda et al.'s (2015) code.
@@ -53,8 +53,11 @@ class Head(nn.Module, ABC):
                 f"{type(self).__name__}: got raw parameters of shape {tuple(raw.shape)}, "
                 f"expected ({wanted}); build the trunk with out_shape=head.raw_shape={self.raw_shape}"
             )
-        parameters = at_least_float32(raw).unbind(n)
-        return self.distribution(parameters).to_event(len(self.shape))
+        return self.law(raw, n).to_event(len(self.shape))
+
+    def law(self, raw: Tensor, dim: int) -> TorchDistribution:
+        """The elementwise distribution of raw parameters whose dimension `dim` is P, of whatever other shape."""
+        return self.distribution(at_least_float32(raw).unbind(dim))
 
     def bias_for_mean(self, mean: Tensor) -> Tensor:
         """Return raw parameters (P, *shape) of a distribution with this mean, for `Trunk.set_output_bias`.
@@ -227,6 +230,43 @@ class BernoulliHead(Head):
         return (torch.logit(mean, eps=_MEAN_CLIP),)
 
 
+class CategoricalHead(Head):
+    """GreyCategorical(logits) for each dimension: any law over L grey levels, with raw parameters (logits,) x L.
+
+    Args:
+        shape: shape of one event; an int n means (n,).
+        levels: L.
+
+    Raises:
+        ValueError: fewer than 2 levels.
+
+    References:
+        Pixel recurrent neural networks, van den Oord, Kalchbrenner & Kavukcuoglu 2016, section 2.2.
+
+    Example:
+        >>> CategoricalHead((8, 8), levels=17)(torch.zeros(5, 17, 8, 8)).log_prob(torch.ones(8, 8)).shape
+        torch.Size([5])
+    """
+
+    def __init__(self, shape: Shape, levels: int = 256) -> None:
+        super().__init__(shape)
+        self.levels = self.num_parameters = _as_levels(levels, "CategoricalHead")
+
+    def law(self, raw: Tensor, dim: int) -> TorchDistribution:
+        """GreyCategorical of logits along `dim`."""
+        return GreyCategorical(raw.movedim(dim, -1))
+
+    def distribution(self, parameters: tuple[Tensor, ...]) -> TorchDistribution:
+        """Return GreyCategorical of L logits."""
+        return GreyCategorical(torch.stack(parameters, -1))
+
+    def raw_for_mean(self, mean: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits of a binomial law of L - 1 trials: its mean is that, clipped to [0.001, 0.999]."""
+        top = self.levels - 1
+        law = torch.distributions.Binomial(top, mean.clamp(_MEAN_CLIP, 1 - _MEAN_CLIP))
+        return tuple(law.log_prob(torch.full_like(mean, i)) for i in range(self.levels))
+
+
 class DiscretisedLogisticHead(Head):
     """DiscretisedLogistic(loc, exp(max(s, -7))) for each dimension, with raw parameters (loc, s).
 
@@ -250,9 +290,7 @@ class DiscretisedLogisticHead(Head):
 
     def __init__(self, shape: Shape, levels: int = 256) -> None:
         super().__init__(shape)
-        if not isinstance(levels, Integral) or isinstance(levels, bool) or levels < 2:
-            raise ValueError(f"DiscretisedLogisticHead: got levels={levels!r}, expected a whole number of at least 2")
-        self.levels = levels
+        self.levels = _as_levels(levels, "DiscretisedLogisticHead")
 
     def distribution(self, parameters: tuple[Tensor, ...]) -> TorchDistribution:
         """Return DiscretisedLogistic(loc, exp(s))."""
@@ -270,3 +308,9 @@ class DiscretisedLogisticHead(Head):
         m = mean.clamp(_MEAN_CLIP, 1 - _MEAN_CLIP) / scale
         u = torch.log(torch.expm1(m)) - torch.log(-torch.expm1(m - 1 / scale))
         return u * scale, torch.full_like(mean, math.log(scale))
+
+
+def _as_levels(levels: int, name: str) -> int:
+    if not isinstance(levels, Integral) or isinstance(levels, bool) or levels < 2:
+        raise ValueError(f"{name}: got levels={levels!r}, expected a whole number of at least 2")
+    return int(levels)

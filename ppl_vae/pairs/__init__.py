@@ -5,6 +5,7 @@ from ppl_vae.pairs.conditional import ConditionalVAE, Prediction
 from ppl_vae.pairs.draw import DRAW
 from ppl_vae.pairs.hierarchical import HierarchicalVAE
 from ppl_vae.pairs.ladder import LadderVAE
+from ppl_vae.pairs.pixel_cnn import PixelCNN
 from ppl_vae.pairs.vae import VAE
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "ConditionalVAE",
     "HierarchicalVAE",
     "LadderVAE",
+    "PixelCNN",
     "Prediction",
 ]

@@ -187,9 +187,9 @@ class ConditionalVAE(ConditionalPair):
         trunk: "mlp"; or "conv": y, and c where it is an image, are first reduced to `image_features`, which a hidden
             layer of as many units joins.
         activation: makes the nonlinearity between layers.
-        likelihood: "bernoulli", "grey-bernoulli", "normal", "discretised-logistic", or a `Head`.
+        likelihood: "bernoulli", "grey-bernoulli", "normal", "discretised-logistic", "categorical", or a `Head`.
         variance: the constant variance c of the "normal" likelihood; learned for each element if None.
-        levels: number of grey levels of the "discretised-logistic" likelihood.
+        levels: number of grey levels of a "discretised-logistic" or "categorical" likelihood.
         condition: (B, *given_shape) -> features, flattened then: a caption's encoder, say. It runs once for both
             programs, and learns with the three networks. None: c itself, or a convolutional encoder with "conv".
         condition_dim: how many features `condition` makes of one c.

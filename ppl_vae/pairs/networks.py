@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ppl_vae.nn import (
     MLP,
     BernoulliHead,
+    CategoricalHead,
     ConvDecoder,
     ConvEncoder,
     DiscretisedLogisticHead,
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 Activation = Callable[[], nn.Module]
-Likelihood = Literal["bernoulli", "grey-bernoulli", "normal", "discretised-logistic"]
+Likelihood = Literal["bernoulli", "grey-bernoulli", "normal", "discretised-logistic", "categorical"]
 TrunkName = Literal["mlp", "conv"]
 Scale = Literal["exp", "softplus"]
 
@@ -43,7 +44,7 @@ def likelihood_head(
     Args:
         name: "bernoulli"; "grey-bernoulli" (cross-entropy of grey pixels, not a log-likelihood);
             "normal" (variance learned for each pixel, or constant where `variance` is given);
-            "discretised-logistic" (grey levels); or a head of one's own.
+            "discretised-logistic" or "categorical" (grey levels); or a head of one's own.
         shape: shape of one datum.
         variance: the constant c of N(f(z), c I).
         levels: number of grey levels of the data.
@@ -62,6 +63,8 @@ def likelihood_head(
             return NormalHead(shape) if variance is None else FixedNormalHead(shape, variance)
         case "discretised-logistic":
             return DiscretisedLogisticHead(shape, levels)
+        case "categorical":
+            return CategoricalHead(shape, levels)
     raise ValueError(f"likelihood: got {name!r}, expected one of {', '.join(get_args(Likelihood))}, or a Head")
 
 

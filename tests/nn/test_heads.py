@@ -16,6 +16,7 @@ from ppl_vae.distributions import DiscretisedLogistic, GreyBernoulli
 from ppl_vae.nn import (
     MLP,
     BernoulliHead,
+    CategoricalHead,
     DiscretisedLogisticHead,
     FixedNormalHead,
     Head,
@@ -34,6 +35,7 @@ HEADS = {
     "bernoulli": BernoulliHead(SHAPE),
     "grey": BernoulliHead(SHAPE, grey=True),
     "logistic": DiscretisedLogisticHead(SHAPE, levels=16),
+    "categorical": CategoricalHead(SHAPE, levels=5),
 }
 every_head = pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
 

@@ -1,0 +1,112 @@
+"""x_1, x_2, ... each given those before it, as one distribution."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Protocol, final
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+from torch.types import _size
+
+__all__ = ["Autoregressive", "Conditionals"]
+
+
+class Conditionals(Protocol):
+    """All laws p(x_i | x_<i, context) at once, and draws one by one: `nn.CausalNetwork`."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of one datum."""
+        ...
+
+    def __call__(self, x: Tensor, context: Tensor | None = None, /) -> TorchDistribution:
+        """The law of each element given those of x before it: batch shape (...), event shape `shape`."""
+        ...
+
+    def parameters(self) -> Iterator[Tensor]:
+        """At least one, of the device and the type of the data."""
+        ...
+
+    def draw(self, number: int, context: Tensor | None = None) -> Tensor:
+        """So many draws, (N, *shape), for context (N, F)."""
+        ...
+
+
+@final
+class Autoregressive(TorchDistribution):
+    """p(x | context) = prod_i p(x_i | x_<i, context), from a causal network.
+
+    `log_prob` is one pass of the network, exact and differentiable in its parameters and in the context. `sample` goes
+    element by element, and records no gradient. There is no mean: it would take a sum over all x.
+
+    Args:
+        network: the conditionals; its parameters train with the module that owns it.
+        context: what else is known, (*batch_shape, F); None for nothing.
+        batch_shape: where there is no context.
+        validate_args: whether to check values, as in `torch.distributions`.
+
+    Raises:
+        ValueError: both a context and a batch shape; with validation on, values outside the conditionals' support.
+
+    References:
+        Pixel recurrent neural networks, van den Oord, Kalchbrenner & Kavukcuoglu 2016, eq. 1.
+
+    Example:
+        >>> from ppl_vae.nn import BernoulliHead, CausalNetwork, PixelCNN
+        >>> head = BernoulliHead((1, 4, 4))
+        >>> p = Autoregressive(CausalNetwork(PixelCNN(head.raw_shape, hidden=2, blocks=1), head))
+        >>> p.log_prob(p.sample((5,))).shape
+        torch.Size([5])
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}  # pyright: ignore
+    has_rsample = False
+
+    def __init__(
+        self,
+        network: Conditionals,
+        context: Tensor | None = None,
+        batch_shape: _size = (),
+        validate_args: bool | None = None,
+    ) -> None:
+        if context is not None and len(batch_shape):
+            raise ValueError(
+                f"batch_shape: got {tuple(batch_shape)} beside a context, expected one of them; it has one"
+            )
+        self.network, self.context = network, context
+        batch = torch.Size(batch_shape) if context is None else context.shape[:-1]
+        super().__init__(batch, network.shape, validate_args=validate_args)
+
+    @constraints.dependent_property
+    def support(self) -> constraints.Constraint | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """That of the conditionals, whatever they are given."""
+        x, context = next(iter(self.network.parameters())).new_zeros(1, *self.event_shape), self.context
+        with torch.no_grad():
+            return self.network(x, None if context is None else context.reshape(-1, context.shape[-1])[:1]).support
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p(value | context), one pass, (...)."""
+        law = self.network(value, self.context)
+        if self._validate_args:
+            law._validate_sample(value)
+        log_prob = law.log_prob(value)
+        return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
+
+    @torch.no_grad()
+    def sample(self, sample_shape: _size = ()) -> Tensor:
+        """Draws, (*sample_shape, *batch_shape, *event_shape)."""
+        lead = torch.Size(sample_shape) + self.batch_shape
+        context = self.context
+        if context is not None:
+            context = context.expand(*lead, -1).reshape(-1, context.shape[-1])
+        return self.network.draw(lead.numel(), context).view(*lead, *self.event_shape)
+
+    def expand(self, batch_shape: _size, _instance: None = None) -> "Autoregressive":
+        """The same with a larger batch shape (a view)."""
+        if self.context is None:
+            new = Autoregressive(self.network, batch_shape=batch_shape, validate_args=False)
+        else:
+            new = Autoregressive(self.network, self.context.expand(*batch_shape, -1), validate_args=False)
+        new._validate_args = self._validate_args
+        return new

@@ -1,0 +1,138 @@
+"""Causal networks: exact Jacobians, probabilities of all images, draws pixel by pixel against the plain way."""
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from ppl_vae.nn import (
+    BernoulliHead,
+    CategoricalHead,
+    CausalNetwork,
+    DiscretisedLogisticHead,
+    GatedPixelCNN,
+    PixelCNN,
+    PixelTrunk,
+    causal_mask,
+)
+from ppl_vae.nn.causal import indices
+
+Make = Callable[..., PixelTrunk]
+TRUNKS: dict[str, Make] = {
+    "plain": lambda shape, **options: PixelCNN(shape, hidden=12, blocks=3, features=12, **options),
+    "gated": lambda shape, **options: GatedPixelCNN(shape, hidden=12, layers=3, features=24, **options),
+    "gated, wide": lambda shape, **options: GatedPixelCNN(shape, hidden=6, layers=2, kernel=5, features=24, **options),
+}
+every_trunk = pytest.mark.parametrize("make", TRUNKS.values(), ids=list(TRUNKS))
+
+
+def influence(trunk: PixelTrunk, context: Tensor | None = None, inputs: int = 4) -> Tensor:
+    """Whether the raw parameters at i (rows) move with x at j (columns), in order; at any of some inputs."""
+    order = torch.tensor(list(indices(torch.Size(trunk.in_shape))))
+    flat = (order * torch.tensor(torch.empty(trunk.in_shape).stride())).sum(1)
+    with torch.no_grad():  # so that few units are dead
+        for number, parameter in enumerate(trunk.parameters()):
+            parameter.normal_(0, 0.5, generator=torch.Generator().manual_seed(number))
+    moves = torch.zeros(len(flat), len(flat), dtype=torch.bool)
+    for seed in range(inputs):
+        x = torch.rand(trunk.in_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        jacobian = torch.autograd.functional.jacobian(lambda t: trunk(t, context).flatten(1), x)
+        assert isinstance(jacobian, Tensor)
+        by_element = (jacobian.flatten(2) != 0).any(0)
+        moves |= by_element[flat][:, flat]
+    return moves
+
+
+@every_trunk
+@pytest.mark.parametrize("shape", [(1, 5, 6), (3, 4, 4)], ids=["grey", "colour"])
+def test_nothing_at_or_after_an_element_moves_its_parameters(make: Make, shape: tuple[int, ...]) -> None:
+    trunk = make((2, *shape), context_dim=3).double()
+    moves = influence(trunk, torch.randn(3, dtype=torch.float64))
+    assert not moves.triu().any() and moves.any(1)[1:].all()
+
+
+def test_gated_stacks_have_no_blind_spot_and_plain_ones_do() -> None:
+    shape = (1, 7, 7)
+    gated = influence(GatedPixelCNN((1, *shape), hidden=12, layers=5, features=12).double())
+    assert torch.equal(gated, torch.ones(49, 49, dtype=torch.bool).tril(-1))
+    plain = influence(PixelCNN((1, 1, 7, 7), hidden=8, blocks=0).double())
+    assert not plain[7 * 6 + 0, 7 * 2 + 6], "beyond the kernel"
+    blind = influence(PixelCNN((1, 1, 9, 9), hidden=8, blocks=3).double())
+    assert not blind[9 * 4 + 1, 9 * 3 + 8], "on the right above, outside the cone"
+
+
+@every_trunk
+@pytest.mark.parametrize(("head", "levels"), [(BernoulliHead((1, 3, 3)), 2), (CategoricalHead((3, 1, 2), 3), 3)])
+def test_probabilities_of_all_images_sum_to_one(make: Make, head: BernoulliHead | CategoricalHead, levels: int) -> None:
+    network = CausalNetwork(make(head.raw_shape, context_dim=2), head).double()
+    values = [i / (levels - 1) for i in range(levels)]
+    images = torch.tensor(list(itertools.product(values, repeat=head.shape[0] * head.shape[1] * head.shape[2])))
+    images = images.view(-1, *head.shape).double()
+    for context in torch.randn(2, 2, dtype=torch.float64):
+        total = network(images, context).log_prob(images).exp().sum().item()
+        assert total == pytest.approx(1.0, abs=1e-10)
+
+
+HEADS = [
+    BernoulliHead((1, 7, 6)),
+    BernoulliHead((1, 4, 1)),
+    CategoricalHead((1, 4, 5), 17),
+    DiscretisedLogisticHead((3, 4, 5), 8),
+]
+
+
+@every_trunk
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: f"{type(head).__name__}, {head.shape}")
+@pytest.mark.parametrize("context_dim", [None, 4])
+def test_draws_pixel_by_pixel_are_those_of_the_plain_way(
+    make: Make, head: BernoulliHead, context_dim: int | None
+) -> None:
+    """Bit for bit, as equal probabilities up to rounding give equal values: at odds of about 1e-4 they don't."""
+    network = CausalNetwork(make(head.raw_shape, context_dim=context_dim), head)
+    context = None if context_dim is None else torch.randn(5, context_dim)
+    known, given = torch.ones(5, *head.shape), torch.rand(head.shape) < 0.3
+    for options in ({}, {"known": known, "given": given}):
+        draws: list[Tensor] = []
+        for cached in (True, False):
+            torch.manual_seed(1)
+            draws.append(network.draw(5, context, cached=cached, **options))  # pyright: ignore[reportArgumentType]
+        assert torch.equal(*draws) and draws[0].std() > 0
+    assert draws[0][:, given].eq(1).all()
+    assert network(draws[0], context).log_prob(draws[0]).shape == (5,), "the network is as it was"
+
+
+@every_trunk
+def test_leading_dims_and_contexts_are_broadcast(make: Make) -> None:
+    trunk = make((2, 1, 4, 4), context_dim=3).double()
+    x, context = torch.rand(5, 1, 4, 4, dtype=torch.float64), torch.randn(6, 5, 3, dtype=torch.float64)
+    together = trunk(x, context)
+    assert together.shape == (6, 5, 2, 1, 4, 4)
+    torch.testing.assert_close(together[2, 3], trunk(x[3], context[2, 3]))
+
+
+def test_masks_by_hand() -> None:
+    mask = causal_mask(3, 3, above=1, left=1, right=2, kind="A", channels=3)
+    assert mask[:, :, 0].all() and mask[:, :, 1, 0].all() and not mask[:, :, 1, 2:].any()
+    assert mask[:, :, 1, 1].tolist() == [[0, 0, 0], [1, 0, 0], [1, 1, 0]]
+    assert causal_mask(6, 3, 0, 0, 0, channels=3)[:, :, 0, 0].tolist() == [
+        [1, 0, 0],
+        [1, 0, 0],
+        [1, 1, 0],
+        [1, 1, 0],
+        [1, 1, 1],
+        [1, 1, 1],
+    ]
+    assert causal_mask(1, 1, 2, 2, 2, kind="rows").all()
+
+
+def test_bad_sizes_and_contexts() -> None:
+    with pytest.raises(ValueError, match="n_out: got 4 features, expected a multiple of the 3 channels"):
+        causal_mask(4, 3, 0, 0, 0, channels=3)
+    with pytest.raises(ValueError, match="kernel: got 4, expected an odd number"):
+        GatedPixelCNN((1, 1, 4, 4), kernel=4)
+    with pytest.raises(ValueError, match=r"context: got None, expected \(..., 3\)"):
+        TRUNKS["plain"]((1, 1, 4, 4), context_dim=3)(torch.zeros(2, 1, 4, 4))
+    with pytest.raises(ValueError, match=r"context: got \(2, 3\), expected None"):
+        TRUNKS["gated"]((1, 1, 4, 4))(torch.zeros(2, 1, 4, 4), torch.zeros(2, 3))
