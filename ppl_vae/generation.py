@@ -28,12 +28,14 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ppl_vae import quiet
+from ppl_vae.distributions import Autoregressive
 from ppl_vae.pair import Pair
 from ppl_vae.seeds import check_seed
 from ppl_vae.sites import sample_sites
 
 __all__ = [
     "blank",
+    "completions",
     "decode",
     "interpolation",
     "manifold",
@@ -129,16 +131,60 @@ def samples(
         return _output(_decode(pair, {}, batch, site), mean)
 
 
+def completions(
+    pair: Pair,
+    *batch: Any,
+    given: Tensor,
+    num: int = 1,
+    site: str | None = None,
+    seed: int | None = 0,
+    progress: bool = False,
+) -> Tensor:
+    """Images of which a part is given, and the rest drawn element by element, (B, num, *event).
+
+    Args:
+        pair: the model, whose observed site is `distributions.Autoregressive`, and the guide (which plays no part).
+        batch: the images first, (B, *event); what is not given of them does not count.
+        given: which elements are, bool, of the event's shape: the upper half, say.
+        num: so many for each image.
+        progress: show a bar.
+
+    Raises:
+        ValueError: a site of another law; `given` of another shape or type.
+    """
+    _check_number("num", num, MOST)
+    with _undisturbed(pair, seed):
+        name, law = _decode(pair, {}, batch, site)
+        if not isinstance(law, Autoregressive):
+            raise ValueError(
+                f"site {name!r}: got {type(law).__name__}, expected Autoregressive, which draws element by element; "
+                "take a pair such as pairs.PixelCNN"
+            )
+        if given.dtype != torch.bool or given.shape != law.event_shape:
+            raise ValueError(
+                f"given: got {tuple(given.shape)} {given.dtype}, expected {tuple(law.event_shape)} torch.bool: True "
+                "where an element is given"
+            )
+        drawn = law.complete(batch[0], given.to(batch[0].device), (num,), progress=progress)
+    return drawn.transpose(0, 1)
+
+
 def reconstructions(
     pair: Pair, *batch: Any, site: str | None = None, mean: bool | None = None, seed: int | None = 0
 ) -> Tensor:
     """z ~ q(z | x), then the model's x given z, (B, *event).
 
     Raises:
-        ValueError: what `decode` raises.
+        ValueError: a pair without latent variables; what `decode` raises.
     """
     with _undisturbed(pair, seed):
-        return _output(_decode(pair, _values(_posterior(pair, batch)), batch, site), mean)
+        z = _values(_posterior(pair, batch))
+        if not z:
+            raise ValueError(
+                f"{type(pair).__name__}: got no latent variables, expected some that x is reconstructed from; look at "
+                "samples"
+            )
+        return _output(_decode(pair, z, batch, site), mean)
 
 
 def unit_square(size: int) -> Tensor:

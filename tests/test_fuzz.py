@@ -34,6 +34,7 @@ from tests.command_line import Case, check
 TIMES, MEMORY = int(os.environ.get("PPL_VAE_FUZZ", "1")), 6 * 2**30
 
 TINY_PAIR = "VAE(latent_dim=2, hidden=(3,))"
+PIXELS = "PixelCNN(hidden=2, layers=1, features=2)"
 PAINTER = "AlignDRAW(latent_dim=2, hidden=3, steps=2, words=2, align=2, read=2, write=2)"
 SCENES = "scenes(digits, size=16, num_train=100, num_test=5)"
 CAPTION = "the digit three is at the top left of the image ."
@@ -139,6 +140,8 @@ VALUES: dict[str, Values] = {
     "gradient_draws": Values(("0", "2"), (), NO_COUNT, ("null", "1.0", "0x2", "true")),
     "num": NUMBER,
     "size": NUMBER,
+    "draws": NUMBER,
+    "given": Values(("0", "1", "7"), ("8", "-1"), (*NO_COUNT, HUGE), ("null", "true", "1.0", "０")),
     "seed": SEED,
     "data_seed": SEED,
     "device": Values(
@@ -197,6 +200,7 @@ BASE: dict[str, dict[str, str]] = {
     "compare": {**TINY, "pair": TINY_PAIR, "objective": "elbo", "seeds": "1", "workers": "1", "gradient_draws": "0"},
     "train": {**TINY, "pair": TINY_PAIR}, "evaluate": {n: value for n, value in TINY.items() if n != "steps"},
     "sample": {"num": "2"}, "reconstruct": {"num": "2"}, "manifold": {"size": "2"}, "list": {},
+    "complete": {"num": "2", "draws": "1"},
     "paint": {"num": "2"},
     "reproduce": {n: value for n, value in TINY.items() if n != "steps"} | {"passes": "0.01", "workers": "1"},
 }  # fmt: skip
@@ -213,6 +217,7 @@ OPTIONS = {
     "train": [*BASE["train"], *COMMON, *TRAINED, "objective", "seed"],
     "evaluate": [*BASE["evaluate"], "objective", "data_root", "seed", "config"],
     **{command: ["num", "seed", "out", "data_root", "config"] for command in ("sample", "reconstruct")},
+    "complete": ["given", "num", "draws", "seed", "out", "data_root", "config"],
     "manifold": ["size", "out", "data_root", "config"],
     "paint": ["num", "film", "seed", "out", "data_root", "config"],
     "reproduce": [
@@ -231,7 +236,7 @@ OPTIONS = {
 }
 GOT = {"no value": "got no value", "nested": "deeper"}
 ALONE = ("patience", "resume", "config")  # need another option, or take the place of all
-READS_A_RUN = ("evaluate", "sample", "reconstruct", "manifold", "paint")
+READS_A_RUN = ("evaluate", "sample", "reconstruct", "complete", "manifold", "paint")
 BADS = {"misspelt": "--{}x=1", "no value": "--{}", "extra": "extra", "nested": "--{}.deeper=1", "foreign": "--alpha=1"}
 
 
@@ -241,7 +246,7 @@ def values_of(command: str, option: str) -> Values:
     if command == "reproduce" and option == "num_particles":
         return COUNT._replace(bad=NO_COUNT)  # null is the table's number
     # Of more test data than there are, all are reconstructed.
-    return COUNT if option == "num" and command == "reconstruct" else VALUES[option]
+    return COUNT if option == "num" and command in ("reconstruct", "complete") else VALUES[option]
 
 
 def words_of(command: str, options: Mapping[str, str] | None = None) -> tuple[str, ...]:
@@ -323,7 +328,8 @@ def run_folder(data: str = "digits", pair: str = TINY_PAIR) -> dict[str, bytes]:
 
 
 def files_for(command: str) -> dict[str, bytes]:
-    run = run_folder(SCENES, PAINTER) if command == "paint" else run_folder() if command in READS_A_RUN else {}
+    trained = {"paint": (SCENES, PAINTER), "complete": ("digits", PIXELS)}
+    run = run_folder(*trained.get(command, ())) if command in READS_A_RUN else {}
     return {**PAIR_FILES, "table.yaml": TABLE, **run}
 
 
@@ -598,7 +604,7 @@ test_train = fuzzed(lines("train"), 36)
 test_reproduce = fuzzed(lines("reproduce"), 12)
 test_evaluate = fuzzed(lines("evaluate"), 12)
 test_pictures_and_list = fuzzed(
-    st.sampled_from(["sample", "reconstruct", "manifold", "paint", "list"]).flatmap(lines), 25
+    st.sampled_from(["sample", "reconstruct", "complete", "manifold", "paint", "list"]).flatmap(lines), 25
 )
 test_config = fuzzed(configs(), 24)
 test_data_files = fuzzed(data_files(), 10)

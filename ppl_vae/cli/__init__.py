@@ -1,4 +1,7 @@
-"""The command line: `ppl-vae compare | train | reproduce | evaluate | sample | reconstruct | manifold | paint`."""
+"""The command line.
+
+`ppl-vae compare | train | reproduce | evaluate | sample | reconstruct | complete | manifold | paint | list`.
+"""
 
 import re
 import sys
@@ -7,7 +10,7 @@ from typing import NoReturn
 
 from ppl_vae.checkpoints import DISK_FULL
 from ppl_vae.cli.compare import compare
-from ppl_vae.cli.inspection import evaluate, list_names, manifold, reconstruct, sample
+from ppl_vae.cli.inspection import complete, evaluate, list_names, manifold, reconstruct, sample
 from ppl_vae.cli.paint import paint
 from ppl_vae.cli.parsing import advice, parsed, said
 from ppl_vae.cli.reproduce import reproduce
@@ -26,6 +29,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "sample": sample,
     "reconstruct": reconstruct,
+    "complete": complete,
     "manifold": manifold,
     "paint": paint,
     "list": list_names,

@@ -1,11 +1,14 @@
-"""The commands that read a run: `ppl-vae evaluate | sample | reconstruct | manifold`, and `list`."""
+"""The commands that read a run: `ppl-vae evaluate | sample | reconstruct | complete | manifold`, and `list`."""
 
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from ppl_vae import data, evaluation, generation, report, runs, specs, training
 from ppl_vae.cli.common import about, batch_on, blank_batch, check_evaluation, print_evaluation
 
-__all__ = ["check_num", "evaluate", "list_names", "manifold", "picture", "reconstruct", "sample"]
+__all__ = ["check_num", "complete", "evaluate", "list_names", "manifold", "picture", "reconstruct", "sample"]
 
 
 def evaluate(
@@ -76,6 +79,48 @@ def reconstruct(run: str, num: int = 20, seed: int = 0, out: str | None = None, 
     test = [part[:num] for part in data.as_batch(loaded.data.test_batch())]
     images = generation.reconstructions(loaded.pair, *test, seed=seed)
     print(report.reconstruction_grid(test[0], images, path))
+
+
+def complete(
+    run: str,
+    given: int | None = None,
+    num: int = 10,
+    draws: int = 5,
+    seed: int = 0,
+    out: str | None = None,
+    data_root: str | None = None,
+) -> None:
+    """Complete test images of which the upper rows are given: a PNG; in each line what is given, draws, the image.
+
+    Args:
+        run: a folder written by `ppl-vae train` with a pair that draws pixel by pixel, such as PixelCNN.
+        given: so many rows are given; half of them by default.
+        num: how many images.
+        draws: completions of each.
+        seed: of the draws.
+        out: the PNG; RUN/completions.png by default.
+        data_root: folder of the data sets, where it has moved.
+    """
+    path = picture(out, run, "completions")
+    loaded = runs.load_run(run, data_root)
+    check_num(num)
+    check_num(draws)
+    test = [part[:num] for part in data.as_batch(loaded.data.test_batch())]
+    is_given = _upper(tuple(test[0].shape[1:]), given)
+    drawn = generation.completions(loaded.pair, *test, given=is_given, num=draws, seed=seed, progress=True)
+    asked = torch.where(is_given, test[0], 0.5)
+    lines = torch.cat([asked.unsqueeze(1), drawn, test[0].unsqueeze(1)], 1)
+    print(report.image_grid(lines.flatten(0, 1), path, columns=draws + 2, title="given, completions, image"))
+
+
+def _upper(shape: tuple[int, ...], rows: int | None) -> Tensor:
+    """Which elements of an image are in its first rows."""
+    if len(shape) != 3:
+        raise ValueError(f"run: got data of shape {shape}, expected images (channels, height, width)")
+    rows = shape[1] // 2 if rows is None else rows
+    if not 0 <= rows < shape[1]:
+        raise ValueError(f"given: got {rows}, expected 0 to {shape[1] - 1}: less than the rows of an image")
+    return (torch.arange(shape[1]) < rows)[:, None].expand(shape)
 
 
 def manifold(run: str, size: int = 20, out: str | None = None, data_root: str | None = None) -> None:

@@ -28,8 +28,16 @@ class Conditionals(Protocol):
         """At least one, of the device and the type of the data."""
         ...
 
-    def draw(self, number: int, context: Tensor | None = None) -> Tensor:
-        """So many draws, (N, *shape), for context (N, F)."""
+    def draw(
+        self,
+        number: int,
+        context: Tensor | None = None,
+        *,
+        known: Tensor | None = None,
+        given: Tensor | None = None,
+        progress: bool = False,
+    ) -> Tensor:
+        """So many draws, (N, *shape), for context (N, F), of which elements that are given take their known values."""
         ...
 
 
@@ -93,14 +101,33 @@ class Autoregressive(TorchDistribution):
         log_prob = law.log_prob(value)
         return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
 
-    @torch.no_grad()
     def sample(self, sample_shape: _size = ()) -> Tensor:
         """Draws, (*sample_shape, *batch_shape, *event_shape)."""
+        return self._drawn(torch.Size(sample_shape) + self.batch_shape)
+
+    def complete(self, x: Tensor, given: Tensor, sample_shape: _size = (), *, progress: bool = False) -> Tensor:
+        """Draws in which some elements keep their values, (*sample_shape, *batch_shape, *event_shape).
+
+        The others are drawn in order, each given those before it: where all that is given comes before all that is
+        not, as the upper half of an image, draws are from the law of the rest given that part.
+
+        Args:
+            x: (*batch_shape, *event_shape), of which values that are not given do not count.
+            given: which elements are, bool, of a shape that expands to that of x.
+            sample_shape: so many draws for each.
+            progress: show a bar.
+        """
         lead = torch.Size(sample_shape) + self.batch_shape
+        shape = lead + self.event_shape
+        known, kept = (part.expand(shape).reshape(-1, *self.event_shape) for part in (x, given))
+        return self._drawn(lead, known=known, given=kept, progress=progress)
+
+    @torch.no_grad()
+    def _drawn(self, lead: torch.Size, **options: Any) -> Tensor:
         context = self.context
         if context is not None:
             context = context.expand(*lead, -1).reshape(-1, context.shape[-1])
-        return self.network.draw(lead.numel(), context).view(*lead, *self.event_shape)
+        return self.network.draw(lead.numel(), context, **options).view(*lead, *self.event_shape)
 
     def expand(self, batch_shape: _size, _instance: None = None) -> "Autoregressive":
         """The same with a larger batch shape (a view)."""

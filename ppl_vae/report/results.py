@@ -51,7 +51,7 @@ def comparison_files(result: Comparison, table: str, test: Tensor | tuple[Tensor
 
 
 def pictures(pair: Pair, test: Tensor | tuple[Tensor, ...], name: str, folder: Path) -> list[Path]:
-    """Write samples.png, real_and_samples.png, reconstructions.png and, for a 2-D latent, manifold.png.
+    """Write samples.png, real_and_samples.png, reconstructions.png if there are latents, and manifold.png of a 2-D one.
 
     Nothing for data that are no images.
 
@@ -76,8 +76,9 @@ def pictures(pair: Pair, test: Tensor | tuple[Tensor, ...], name: str, folder: P
         title = f"Real (left), simulated (right): {name}"
         paths.append(side_by_side(real, samples, folder / "real_and_samples.png", title=title))
     shown = [part[:20] for part in (x, *given)]
-    again = generation.reconstructions(pair, *shown)
-    paths.append(reconstruction_grid(shown[0], again, folder / "reconstructions.png", title=f"Reconstructions: {name}"))
+    if generation.posterior(pair, *shown):
+        again, title = generation.reconstructions(pair, *shown), f"Reconstructions: {name}"
+        paths.append(reconstruction_grid(shown[0], again, folder / "reconstructions.png", title=title))
     if getattr(pair, "latent_dim", None) == 2 and not given:
         grid = generation.manifold(pair, x[:1])
         paths.append(manifold_figure(grid, folder / "manifold.png", title=f"Manifold: {name}"))

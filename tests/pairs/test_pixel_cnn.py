@@ -10,7 +10,7 @@ import torch
 from ppl_vae import evaluation, fit, generation
 from ppl_vae.data import load
 from ppl_vae.objectives import IWAE, Trace_ELBO, TraceMeanField_ELBO
-from ppl_vae.pairs import PixelCNN
+from ppl_vae.pairs import VAE, PixelCNN
 from ppl_vae.testing import check_pair
 
 PAIRS: dict[str, Callable[[], PixelCNN]] = {
@@ -62,6 +62,20 @@ def test_it_learns_and_draws() -> None:
     assert drawn.shape == (3, 1, 8, 8) and set(drawn.unique().tolist()) == {0.0, 1.0}
     with pytest.raises(ValueError, match="knows its mean"):
         generation.samples(pair, num=3, mean=True)
+    with pytest.raises(ValueError, match="PixelCNN: got no latent variables"):
+        generation.reconstructions(pair, x[:2])
+
+
+def test_completions_keep_what_is_given() -> None:
+    pair, x = PAIRS["colours"](), torch.randint(3, (4, 3, 2, 2)) / 2
+    given = torch.tensor([[True, True], [False, False]]).expand(3, 2, 2)
+    drawn = generation.completions(pair, x, given=given, num=5)
+    assert drawn.shape == (4, 5, 3, 2, 2) and drawn[..., 0, :].eq(x[:, None, :, 0]).all() and drawn[..., 1, :].std() > 0
+    assert torch.equal(drawn, generation.completions(pair, x, given=given, num=5))
+    with pytest.raises(ValueError, match=r"given: got \(2, 2\) torch.bool, expected \(3, 2, 2\) torch.bool"):
+        generation.completions(pair, x, given=given[0])
+    with pytest.raises(ValueError, match="'x': got Independent, expected Autoregressive"):
+        generation.completions(VAE((1, 2, 2), 2, (3,)), x[:, :1], given=given[:1])
 
 
 @pytest.mark.parametrize(
