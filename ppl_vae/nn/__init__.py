@@ -1,7 +1,7 @@
 """Networks that give distributions: `nn.Sequential(trunk, head)`."""
 
 from ppl_vae.nn.batch_norm import BatchNorm
-from ppl_vae.nn.causal import CausalNetwork, CausalTrunk, PixelTrunk
+from ppl_vae.nn.causal import CausalNetwork, CausalTrunk, ImageTrunk, PixelTrunk
 from ppl_vae.nn.causal_conv import CausalConv2d, causal_mask
 from ppl_vae.nn.heads import (
     BernoulliHead,
@@ -13,8 +13,10 @@ from ppl_vae.nn.heads import (
     SharedNormalHead,
 )
 from ppl_vae.nn.init import glorot_
+from ppl_vae.nn.made import MADE
 from ppl_vae.nn.merge import merge_normals
 from ppl_vae.nn.pixel_cnn import GatedPixelCNN, PixelCNN
+from ppl_vae.nn.pixel_rnn import DiagonalBiLSTM, RowLSTM, skewed, unskewed
 from ppl_vae.nn.recurrent import LSTM, Memory
 from ppl_vae.nn.rollout import Rollout
 from ppl_vae.nn.sentences import Alignment, SentenceEncoder, SentenceReader, Words
@@ -24,6 +26,7 @@ from ppl_vae.nn.windows import Window, WindowHead, filter_bank
 
 __all__ = [
     "LSTM",
+    "MADE",
     "MLP",
     "Alignment",
     "BatchNorm",
@@ -34,15 +37,18 @@ __all__ = [
     "CausalTrunk",
     "ConvDecoder",
     "ConvEncoder",
+    "DiagonalBiLSTM",
     "DiscretisedLogisticHead",
     "FixedNormalHead",
     "GatedPixelCNN",
     "Head",
+    "ImageTrunk",
     "Memory",
     "NormalHead",
     "PixelCNN",
     "PixelTrunk",
     "Rollout",
+    "RowLSTM",
     "SentenceEncoder",
     "SentenceReader",
     "Shape",
@@ -58,4 +64,6 @@ __all__ = [
     "glorot_",
     "leaky_rectifier",
     "merge_normals",
+    "skewed",
+    "unskewed",
 ]

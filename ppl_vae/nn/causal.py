@@ -11,11 +11,12 @@ from tqdm import tqdm
 
 from ppl_vae.nn.causal_conv import Place, stepwise
 from ppl_vae.nn.heads import Head
+from ppl_vae.nn.shapes import as_size
 from ppl_vae.nn.trunks import Trunk
 
 Index = tuple[int | slice, ...]
 
-__all__ = ["CausalNetwork", "CausalTrunk", "PixelTrunk", "indices"]
+__all__ = ["CausalNetwork", "CausalTrunk", "ImageTrunk", "PixelTrunk", "divisible", "indices"]
 
 
 class CausalTrunk(Trunk):
@@ -57,8 +58,22 @@ class CausalTrunk(Trunk):
             raise ValueError(f"context: got {got}, expected {wanted}; build the trunk with its context_dim")
 
 
-class PixelTrunk(CausalTrunk):
-    """A causal trunk of images (C, H, W) that can go pixel by pixel, by `CausalConv2d`."""
+class ImageTrunk(CausalTrunk):
+    """A causal trunk of images (C, H, W), which takes their upper rows alone as well."""
+
+    @torch.no_grad()
+    def set_output_bias(self, raw: Tensor) -> None:
+        """Write the output bias, one for all pixels: the mean of `raw` (P, C, H, W) over them."""
+        self._output_bias().copy_(raw.mean((-1, -2)).transpose(0, 1).flatten())
+
+    def _unblocked(self, features: Tensor) -> Tensor:
+        """(N, C P, H, W), the channels in blocks of P, as (N, P, C, H, W)."""
+        number, channels = self.out_shape[:2]
+        return features.unflatten(1, (channels, number)).transpose(1, 2)
+
+
+class PixelTrunk(ImageTrunk):
+    """One that can go pixel by pixel, by `CausalConv2d`."""
 
     @abstractmethod
     def pixel(self, place: Place, context: Tensor | None) -> Tensor:
@@ -70,16 +85,6 @@ class PixelTrunk(CausalTrunk):
 
     def begin_row(self, above: Tensor | None, context: Tensor | None) -> None:
         """A row begins, below the row `above` (N, C, 1, W), None for the first. Nothing to do for most."""
-
-    @torch.no_grad()
-    def set_output_bias(self, raw: Tensor) -> None:
-        """Write the output bias, one for all pixels: the mean of `raw` (P, C, H, W) over them."""
-        self._output_bias().copy_(raw.mean((-1, -2)).transpose(0, 1).flatten())
-
-    def _unblocked(self, features: Tensor) -> Tensor:
-        """(N, C P, H, W), the channels in blocks of P, as (N, P, C, H, W)."""
-        number, channels = self.out_shape[:2]
-        return features.unflatten(1, (channels, number)).transpose(1, 2)
 
 
 class CausalNetwork(nn.Module):
@@ -147,9 +152,11 @@ class CausalNetwork(nn.Module):
 
 
 def _at_once(network: CausalNetwork, x: Tensor, context: Tensor | None) -> Iterator[tuple[Index, TorchDistribution]]:
-    """Each element's index and law, all of the network computed for each."""
+    """Each element's index and law, the network computed anew for each; of images the rows so far."""
+    trunk = network.trunk
     for index in indices(network.shape):
-        raw = network.trunk(x, context)
+        so_far = x[:, :, : index[1] + 1] if isinstance(trunk, ImageTrunk) else x
+        raw = trunk.raw(so_far, context)
         yield (slice(None), *index), network.head.law(raw[(slice(None), slice(None), *index)], 1)
 
 
@@ -183,3 +190,12 @@ def indices(shape: torch.Size) -> Iterator[tuple[int, ...]]:
 def _like(module: nn.Module) -> dict[str, Any]:
     parameter = next(module.parameters())
     return {"dtype": parameter.dtype, "device": parameter.device}
+
+
+def divisible(size: int, channels: int, name: str) -> int:
+    """The next multiple of the channels: features belong to them in equal blocks.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+    return -(-as_size(size, name) // channels) * channels

@@ -3,10 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppl_vae.nn.causal import PixelTrunk
+from ppl_vae.nn.causal import PixelTrunk, divisible
 from ppl_vae.nn.causal_conv import CausalConv2d, Place
 from ppl_vae.nn.init import glorot_
-from ppl_vae.nn.shapes import as_size
 
 __all__ = ["GatedPixelCNN", "PixelCNN"]
 
@@ -44,7 +43,7 @@ class PixelCNN(PixelTrunk):
         super().__init__(out_shape, context_dim)
         number, channels = out_shape[:2]
         hidden, features = (
-            _divisible(size, channels, name) for size, name in ((hidden, "hidden"), (features, "features"))
+            divisible(size, channels, name) for size, name in ((hidden, "hidden"), (features, "features"))
         )
         self.first = CausalConv2d(channels, 2 * hidden, above=3, left=3, right=3, kind="A", channels=channels)
         self.blocks = nn.ModuleList(_Block(hidden, channels, context_dim) for _ in range(blocks))
@@ -110,7 +109,7 @@ class GatedPixelCNN(PixelTrunk):
         if kernel % 2 == 0:
             raise ValueError(f"kernel: got {kernel}, expected an odd number")
         hidden, features = (
-            _divisible(size, channels, name) for size, name in ((hidden, "hidden"), (features, "features"))
+            divisible(size, channels, name) for size, name in ((hidden, "hidden"), (features, "features"))
         )
         self.layers = nn.ModuleList(
             _Gated(i, layers, hidden, kernel // 2 if i else 3, channels, context_dim) for i in range(layers)
@@ -210,8 +209,3 @@ def _told(network: nn.Linear | None, context: Tensor | None) -> Tensor | float:
 def _nothing(trunk: PixelTrunk) -> Tensor:
     """What a first layer is called with when the pixel is not known yet."""
     return next(trunk.parameters()).new_zeros(1, 1, 1, 1)
-
-
-def _divisible(size: int, channels: int, name: str) -> int:
-    """The next multiple of the channels: features belong to them in equal blocks."""
-    return -(-as_size(size, name) // channels) * channels

@@ -5,16 +5,18 @@ from ppl_vae.pairs.conditional import ConditionalVAE, Prediction
 from ppl_vae.pairs.draw import DRAW
 from ppl_vae.pairs.hierarchical import HierarchicalVAE
 from ppl_vae.pairs.ladder import LadderVAE
-from ppl_vae.pairs.pixel_cnn import PixelCNN
+from ppl_vae.pairs.pixels import MADE, PixelCNN, PixelRNN
 from ppl_vae.pairs.vae import VAE
 
 __all__ = [
     "DRAW",
+    "MADE",
     "VAE",
     "AlignDRAW",
     "ConditionalVAE",
     "HierarchicalVAE",
     "LadderVAE",
     "PixelCNN",
+    "PixelRNN",
     "Prediction",
 ]

@@ -11,24 +11,32 @@ from ppl_vae.nn import (
     BernoulliHead,
     CategoricalHead,
     CausalNetwork,
+    CausalTrunk,
+    DiagonalBiLSTM,
     DiscretisedLogisticHead,
     GatedPixelCNN,
+    ImageTrunk,
     PixelCNN,
-    PixelTrunk,
+    RowLSTM,
     causal_mask,
 )
 from ppl_vae.nn.causal import indices
 
-Make = Callable[..., PixelTrunk]
-TRUNKS: dict[str, Make] = {
+Make = Callable[..., ImageTrunk]
+CACHED: dict[str, Make] = {
     "plain": lambda shape, **options: PixelCNN(shape, hidden=12, blocks=3, features=12, **options),
     "gated": lambda shape, **options: GatedPixelCNN(shape, hidden=12, layers=3, features=24, **options),
     "gated, wide": lambda shape, **options: GatedPixelCNN(shape, hidden=6, layers=2, kernel=5, features=24, **options),
 }
+TRUNKS: dict[str, Make] = {
+    **CACHED,
+    "row": lambda shape, **options: RowLSTM(shape, hidden=6, layers=2, features=24, **options),
+    "diagonal": lambda shape, **options: DiagonalBiLSTM(shape, hidden=6, layers=2, features=24, **options),
+}
 every_trunk = pytest.mark.parametrize("make", TRUNKS.values(), ids=list(TRUNKS))
 
 
-def influence(trunk: PixelTrunk, context: Tensor | None = None, inputs: int = 4) -> Tensor:
+def influence(trunk: CausalTrunk, context: Tensor | None = None, inputs: int = 4) -> Tensor:
     """Whether the raw parameters at i (rows) move with x at j (columns), in order; at any of some inputs."""
     order = torch.tensor(list(indices(torch.Size(trunk.in_shape))))
     flat = (order * torch.tensor(torch.empty(trunk.in_shape).stride())).sum(1)
@@ -57,6 +65,11 @@ def test_gated_stacks_have_no_blind_spot_and_plain_ones_do() -> None:
     shape = (1, 7, 7)
     gated = influence(GatedPixelCNN((1, *shape), hidden=12, layers=5, features=12).double())
     assert torch.equal(gated, torch.ones(49, 49, dtype=torch.bool).tril(-1))
+    diagonal = influence(DiagonalBiLSTM((1, *shape), hidden=6, layers=1, features=12).double())
+    expected = gated.clone()
+    for row in range(1, 7):
+        expected[7 * row : 7 * row + 3, 7 * row - 1] = False  # the end of the row above, beyond the first layer's reach
+    assert torch.equal(diagonal, expected)
     plain = influence(PixelCNN((1, 1, 7, 7), hidden=8, blocks=0).double())
     assert not plain[7 * 6 + 0, 7 * 2 + 6], "beyond the kernel"
     blind = influence(PixelCNN((1, 1, 9, 9), hidden=8, blocks=3).double())
@@ -83,7 +96,7 @@ HEADS = [
 ]
 
 
-@every_trunk
+@pytest.mark.parametrize("make", CACHED.values(), ids=list(CACHED))
 @pytest.mark.parametrize("head", HEADS, ids=lambda head: f"{type(head).__name__}, {head.shape}")
 @pytest.mark.parametrize("context_dim", [None, 4])
 def test_draws_pixel_by_pixel_are_those_of_the_plain_way(
@@ -101,6 +114,16 @@ def test_draws_pixel_by_pixel_are_those_of_the_plain_way(
         assert torch.equal(*draws) and draws[0].std() > 0
     assert draws[0][:, given].eq(1).all()
     assert network(draws[0], context).log_prob(draws[0]).shape == (5,), "the network is as it was"
+
+
+@every_trunk
+def test_upper_rows_alone_are_those_of_the_image(make: Make) -> None:
+    trunk, x = make((2, 3, 5, 4)).double(), torch.rand(2, 3, 5, 4, dtype=torch.float64)
+    torch.testing.assert_close(trunk.raw(x[:, :, :3], None), trunk.raw(x, None)[..., :3, :])
+    head = BernoulliHead((1, 3, 4))
+    network = CausalNetwork(make(head.raw_shape, context_dim=2), head)
+    drawn = network.draw(3, torch.randn(3, 2))
+    assert drawn.shape == (3, 1, 3, 4) and set(drawn.unique().tolist()) == {0.0, 1.0}
 
 
 @every_trunk

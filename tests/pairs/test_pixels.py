@@ -1,4 +1,4 @@
-"""PixelCNN as a pair: its bound is the log-likelihood, whatever the objective; it draws where others show means."""
+"""Pairs without latent variables: the bound is the log-likelihood; they draw where others show means."""
 
 import itertools
 from collections.abc import Callable
@@ -10,12 +10,17 @@ import torch
 from ppl_vae import evaluation, fit, generation
 from ppl_vae.data import load
 from ppl_vae.objectives import IWAE, Trace_ELBO, TraceMeanField_ELBO
-from ppl_vae.pairs import VAE, PixelCNN
+from ppl_vae.pairs import MADE, VAE, PixelCNN, PixelRNN
+from ppl_vae.pairs.pixels import ElementByElement
 from ppl_vae.testing import check_pair
 
-PAIRS: dict[str, Callable[[], PixelCNN]] = {
+PAIRS: dict[str, Callable[[], ElementByElement]] = {
     "gated": lambda: PixelCNN((1, 3, 3), 6, 2, features=6),
     "masked": lambda: PixelCNN((1, 3, 3), 6, 1, features=6, stack="masked"),
+    "row": lambda: PixelRNN((1, 3, 3), 4, 2, order="row", features=6),
+    "diagonal": lambda: PixelRNN((1, 3, 3), 4, 2, features=6),
+    "made": lambda: MADE((1, 3, 3), (11,)),
+    "belief net": lambda: MADE((9,), ()),
     "colours": lambda: PixelCNN((3, 2, 2), 6, 2, features=6, likelihood="categorical", levels=3),
     "logistic": lambda: PixelCNN((1, 3, 2), 6, 2, features=6, likelihood="discretised-logistic", levels=5),
 }
@@ -33,9 +38,10 @@ def test_contract(name: str) -> None:
     torch.testing.assert_close(evaluation.log_likelihood(pair, x, num_particles=3, progress=False), expected.double())
 
 
-def test_all_images_together_have_probability_one() -> None:
-    pair = PAIRS["gated"]().double()
-    x = torch.tensor(list(itertools.product((0.0, 1.0), repeat=9)), dtype=torch.float64).view(-1, 1, 3, 3)
+@pytest.mark.parametrize("name", ["gated", "masked", "row", "diagonal", "made", "belief net"])
+def test_all_images_together_have_probability_one(name: str) -> None:
+    pair = PAIRS[name]().double()
+    x = torch.tensor(list(itertools.product((0.0, 1.0), repeat=9)), dtype=torch.float64).view(-1, *pair.data_shape)
     total = evaluation.log_likelihood(pair, x, num_particles=1, progress=False).exp().sum().item()
     assert total == pytest.approx(1.0, abs=1e-10)
 
@@ -83,6 +89,7 @@ def test_completions_keep_what_is_given() -> None:
     [
         ({"stack": "wavenet"}, "stack: got 'wavenet', expected one of gated, masked"),
         ({"likelihood": "mse"}, "likelihood: got 'mse'"),
+        ({"order": "spiral"}, "order: got 'spiral', expected one of diagonal, row"),
         ({"data_shape": (8, 8)}, r"data_shape: got \(8, 8\), expected \(channels, height, width\)"),
         ({"hidden": 0}, "hidden: got 0"),
         ({"kernel": 2}, "kernel: got 2"),
@@ -91,4 +98,4 @@ def test_completions_keep_what_is_given() -> None:
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         made: dict[str, Any] = {"data_shape": (1, 8, 8), **options}
-        PixelCNN(**made)
+        (PixelRNN if "order" in options else PixelCNN)(**made)
