@@ -16,6 +16,8 @@ from ppl_vae.nn.shapes import Shape, as_shape
 
 # Pixel means are clipped to [_MEAN_CLIP, 1 - _MEAN_CLIP] before a logit, as in Burda et al.'s (2015) code.
 _MEAN_CLIP = 0.001
+# Slope of logits over [0, 1] beyond which a law of grey levels has a mean nearer to 0 or 1 than that.
+_STEEPEST = 2e4
 
 
 class Head(nn.Module, ABC):
@@ -261,10 +263,14 @@ class CategoricalHead(Head):
         return GreyCategorical(torch.stack(parameters, -1))
 
     def raw_for_mean(self, mean: Tensor) -> tuple[Tensor, ...]:
-        """Return the logits of a binomial law of L - 1 trials: its mean is that, clipped to [0.001, 0.999]."""
-        top = self.levels - 1
-        law = torch.distributions.Binomial(top, mean.clamp(_MEAN_CLIP, 1 - _MEAN_CLIP))
-        return tuple(law.log_prob(torch.full_like(mean, i)) for i in range(self.levels))
+        """Return the logits of the widest law with this mean, clipped to [0.001, 0.999]: linear in the grey level."""
+        levels = torch.arange(self.levels, dtype=mean.dtype, device=mean.device) / (self.levels - 1)
+        low, high = torch.full_like(mean, -_STEEPEST), torch.full_like(mean, _STEEPEST)
+        for _ in range(50):  # the mean grows with the slope
+            slope = (low + high) / 2
+            is_below = (slope.unsqueeze(-1) * levels).softmax(-1) @ levels < mean.clamp(_MEAN_CLIP, 1 - _MEAN_CLIP)
+            low, high = torch.where(is_below, slope, low), torch.where(is_below, high, slope)
+        return ((low + high) / 2 * levels.view(-1, *[1] * mean.dim())).unbind(0)
 
 
 class DiscretisedLogisticHead(Head):
