@@ -9,6 +9,7 @@ from ppl_vae.nn.heads import (
     DiscretisedLogisticHead,
     FixedNormalHead,
     Head,
+    LogisticMixtureHead,
     NormalHead,
     SharedNormalHead,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "GatedPixelCNN",
     "Head",
     "ImageTrunk",
+    "LogisticMixtureHead",
     "Memory",
     "NormalHead",
     "PixelCNN",

@@ -27,11 +27,12 @@ class CausalTrunk(Trunk):
     Args:
         out_shape: (P, *shape), a head's.
         context_dim: F, of what else is known of each datum; None for nothing.
+        joint: of images: parameters of all channels of a pixel from what comes before the pixel, for a joint head.
     """
 
-    def __init__(self, out_shape: tuple[int, ...], context_dim: int | None = None) -> None:
+    def __init__(self, out_shape: tuple[int, ...], context_dim: int | None = None, joint: bool = False) -> None:
         super().__init__(out_shape[1:], out_shape)
-        self.context_dim = context_dim
+        self.context_dim, self.joint = context_dim, joint
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Raw parameters for x (..., *shape) and context (..., F); leading dims are broadcast.
@@ -95,11 +96,19 @@ class CausalNetwork(nn.Module):
 
     Args:
         trunk: of raw parameters, causal.
-        head: of the law of one element.
+        head: of the law of one element; or, if it is joint, of the channels of a pixel.
+
+    Raises:
+        ValueError: a joint head with a trunk that is not, or the reverse.
     """
 
     def __init__(self, trunk: CausalTrunk, head: Head) -> None:
         super().__init__()
+        if trunk.joint != head.joint:
+            raise ValueError(
+                f"got a {type(head).__name__} with joint={head.joint} and a {type(trunk).__name__} with "
+                f"joint={trunk.joint}, expected the same; build the trunk with joint={head.joint}"
+            )
         self.trunk, self.head = trunk, head
 
     @property
@@ -144,7 +153,7 @@ class CausalNetwork(nn.Module):
             given = given.to(x.device).expand_as(x)
             x = torch.where(given, known.to(x), x)
         places = _by_pixel if cached and isinstance(self.trunk, PixelTrunk) else _at_once
-        size = self.shape.numel()
+        size = self.shape.numel() // (self.shape[0] if self.head.joint else 1)
         for index, law in tqdm(places(self, x, context), total=size, disable=not progress, unit="value", desc="draw"):
             drawn = law.sample()
             x[index] = drawn if given is None else torch.where(given[index], x[index], drawn)
@@ -154,7 +163,7 @@ class CausalNetwork(nn.Module):
 def _at_once(network: CausalNetwork, x: Tensor, context: Tensor | None) -> Iterator[tuple[Index, TorchDistribution]]:
     """Each element's index and law, the network computed anew for each; of images the rows so far."""
     trunk = network.trunk
-    for index in indices(network.shape):
+    for index in indices(network.shape, network.head.joint):
         so_far = x[:, :, : index[1] + 1] if isinstance(trunk, ImageTrunk) else x
         raw = trunk.raw(so_far, context)
         yield (slice(None), *index), network.head.law(raw[(slice(None), slice(None), *index)], 1)
@@ -169,21 +178,21 @@ def _by_pixel(network: CausalNetwork, x: Tensor, context: Tensor | None) -> Iter
         for place.row in range(height):
             trunk.begin_row(x[:, :, place.row - 1, None] if place.row else None, context)
             for place.column in range(width):
-                for channel in range(channels):
+                for channel in [slice(None)] if network.head.joint else range(channels):
                     raw = trunk.pixel(place, context)
                     at = (slice(None), channel, place.row, place.column)
                     yield at, network.head.law(raw[:, :, channel], 1)
                     trunk.write(x[:, :, place.row, None, place.column, None])
 
 
-def indices(shape: torch.Size) -> Iterator[tuple[int, ...]]:
-    """Indices in order: rows, columns, then channels."""
+def indices(shape: torch.Size, joint: bool = False) -> Iterator[tuple[Any, ...]]:
+    """Indices in order: rows, columns, then channels, or all channels together."""
     if len(shape) != 3:
         yield from (tuple(i) for i in torch.cartesian_prod(*map(torch.arange, shape)).view(-1, len(shape)).tolist())
         return
     for row in range(shape[1]):
         for column in range(shape[2]):
-            for channel in range(shape[0]):
+            for channel in [slice(None)] if joint else range(shape[0]):
                 yield channel, row, column
 
 

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from numbers import Integral
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pyro.distributions as dist
 import torch
@@ -11,8 +11,14 @@ import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
-from ppl_vae.distributions import DiscretisedLogistic, GreyBernoulli, GreyCategorical, at_least_float32
-from ppl_vae.nn.shapes import Shape, as_shape
+from ppl_vae.distributions import (
+    DiscretisedLogistic,
+    DiscretisedLogisticMixture,
+    GreyBernoulli,
+    GreyCategorical,
+    at_least_float32,
+)
+from ppl_vae.nn.shapes import Shape, as_shape, as_size
 
 # Pixel means are clipped to [_MEAN_CLIP, 1 - _MEAN_CLIP] before a logit, as in Burda et al.'s (2015) code.
 _MEAN_CLIP = 0.001
@@ -26,7 +32,8 @@ class Head(nn.Module, ABC):
     A network that gives a distribution is `nn.Sequential(trunk, head)`; the trunk's out_shape is
     `head.raw_shape`. Raw parameters in half precision are raised to float32.
 
-    A subclass sets `num_parameters` = P and writes `distribution` and `raw_for_mean`.
+    A subclass sets `num_parameters` = P and writes `distribution` and `raw_for_mean`. One of images that is `joint` has
+    laws of whole pixels: its `law` is of event shape (C, ...).
 
     Args:
         shape: shape of one event; an int n means (n,).
@@ -36,6 +43,7 @@ class Head(nn.Module, ABC):
     """
 
     num_parameters: int
+    joint: ClassVar[bool] = False
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -55,7 +63,8 @@ class Head(nn.Module, ABC):
                 f"{type(self).__name__}: got raw parameters of shape {tuple(raw.shape)}, "
                 f"expected ({wanted}); build the trunk with out_shape=head.raw_shape={self.raw_shape}"
             )
-        return self.law(raw, n).to_event(len(self.shape))
+        law = self.law(raw, n)
+        return law.to_event(len(self.shape) - law.event_dim)
 
     def law(self, raw: Tensor, dim: int) -> TorchDistribution:
         """The elementwise distribution of raw parameters whose dimension `dim` is P, of whatever other shape."""
@@ -314,6 +323,61 @@ class DiscretisedLogisticHead(Head):
         m = mean.clamp(_MEAN_CLIP, 1 - _MEAN_CLIP) / scale
         u = torch.log(torch.expm1(m)) - torch.log(-torch.expm1(m - 1 / scale))
         return u * scale, torch.full_like(mean, math.log(scale))
+
+
+class LogisticMixtureHead(Head):
+    """DiscretisedLogisticMixture of M components for each pixel; P = M (C + 2) raw parameters for each of C channels.
+
+    These are M logits (added up over the channels), M centres, M log scales (-7 at least), and M (C - 1) slopes on the
+    channels before, by tanh.
+
+    Args:
+        shape: (C, H, W).
+        levels: L, the number of grey levels.
+        components: M.
+
+    References:
+        Salimans, Karpathy, Chen and Kingma, PixelCNN++: Improving the PixelCNN with discretized logistic
+        mixture likelihood and other modifications, 2017, section 2.1 and 2.2.
+
+    Example:
+        >>> head = LogisticMixtureHead((3, 8, 8), components=2)
+        >>> head.raw_shape, head(torch.zeros(5, *head.raw_shape)).log_prob(torch.ones(3, 8, 8)).shape
+        ((10, 3, 8, 8), torch.Size([5]))
+    """
+
+    joint = True
+
+    def __init__(self, shape: Shape, levels: int = 256, components: int = 10) -> None:
+        super().__init__(shape)
+        self.levels, self.components = _as_levels(levels, "LogisticMixtureHead"), as_size(components, "components")
+        self.num_parameters = self.components * (self.shape[0] + 2)
+
+    def law(self, raw: Tensor, dim: int) -> TorchDistribution:
+        """The mixture of raw parameters (..., P, C, *S) whose dimension `dim` is P: event shape (C, *S)."""
+        m, channels, places = self.components, self.shape[0], raw.dim() - dim - 2
+        logits, loc, s, slopes = at_least_float32(raw).split([m, m, m, m * (channels - 1)], dim)
+        slope = None
+        if channels > 1:
+            # (..., M, C - 1, C, *S): on the channel d of the channel c; (c, d) is how the mixture has it.
+            slope = slopes.unflatten(dim, (m, channels - 1)).tanh().transpose(dim + 1, dim + 2)
+            slope = F.pad(slope, (0, 0) * places + (0, 1))
+        scale = s.clamp(min=-7.0).exp()
+        return DiscretisedLogisticMixture(logits.sum(dim + 1), loc, scale, slope, self.levels, places)
+
+    def distribution(self, parameters: tuple[Tensor, ...]) -> TorchDistribution:
+        """Return the mixture of P tensors (..., C, *S)."""
+        raw = torch.stack(parameters)
+        return self.law(raw, 0)
+
+    def raw_for_mean(self, mean: Tensor) -> tuple[Tensor, ...]:
+        """Return centres about the mean, clipped to [0.001, 0.999], scales of a tenth, and nothing else."""
+        m = self.components
+        spread = torch.linspace(-0.2, 0.2, m, dtype=mean.dtype, device=mean.device)
+        loc = mean.clamp(_MEAN_CLIP, 1 - _MEAN_CLIP) + spread.view(-1, *[1] * mean.dim())
+        s = torch.full_like(loc, math.log(0.1))
+        rest = mean.new_zeros(m * (self.shape[0] - 1), *mean.shape)
+        return torch.cat([torch.zeros_like(loc), loc, s, rest]).unbind(0)
 
 
 def _as_levels(levels: int, name: str) -> int:

@@ -22,6 +22,7 @@ class PixelCNN(PixelTrunk):
         blocks: residual blocks.
         features: of the two last layers.
         context_dim: F; a linear map of the context is added to the features of each block.
+        joint: for a joint head: no channel of a pixel sees another.
 
     References:
         Pixel recurrent neural networks, van den Oord, Kalchbrenner & Kavukcuoglu 2016, table 1 and figure 5.
@@ -39,19 +40,21 @@ class PixelCNN(PixelTrunk):
         blocks: int = 7,
         features: int = 64,
         context_dim: int | None = None,
+        joint: bool = False,
     ) -> None:
-        super().__init__(out_shape, context_dim)
+        super().__init__(out_shape, context_dim, joint)
         number, channels = out_shape[:2]
+        groups = 1 if joint else channels
         hidden, features = (
             divisible(size, channels, name) for size, name in ((hidden, "hidden"), (features, "features"))
         )
-        self.first = CausalConv2d(channels, 2 * hidden, above=3, left=3, right=3, kind="A", channels=channels)
-        self.blocks = nn.ModuleList(_Block(hidden, channels, context_dim) for _ in range(blocks))
+        self.first = CausalConv2d(channels, 2 * hidden, above=3, left=3, right=3, kind="A", channels=groups)
+        self.blocks = nn.ModuleList(_Block(hidden, groups, context_dim) for _ in range(blocks))
         self.last = nn.Sequential(
             nn.ReLU(),
-            CausalConv2d(2 * hidden, features, channels=channels),
+            CausalConv2d(2 * hidden, features, channels=groups),
             nn.ReLU(),
-            CausalConv2d(features, number * channels, channels=channels),
+            CausalConv2d(features, number * channels, channels=groups),
         )
 
     def raw(self, x: Tensor, context: Tensor | None) -> Tensor:
@@ -85,6 +88,7 @@ class GatedPixelCNN(PixelTrunk):
         kernel: 3 (or 5, ...): of each layer but the first, which has 7.
         features: of the two last layers.
         context_dim: F, of c.
+        joint: for a joint head: no channel of a pixel sees another.
 
     References:
         Conditional image generation with PixelCNN decoders, van den Oord et al. 2016, section 2 and eq. 3.
@@ -103,22 +107,24 @@ class GatedPixelCNN(PixelTrunk):
         kernel: int = 3,
         features: int = 64,
         context_dim: int | None = None,
+        joint: bool = False,
     ) -> None:
-        super().__init__(out_shape, context_dim)
+        super().__init__(out_shape, context_dim, joint)
         number, channels = out_shape[:2]
+        groups = 1 if joint else channels
         if kernel % 2 == 0:
             raise ValueError(f"kernel: got {kernel}, expected an odd number")
         hidden, features = (
             divisible(size, channels, name) for size, name in ((hidden, "hidden"), (features, "features"))
         )
         self.layers = nn.ModuleList(
-            _Gated(i, layers, hidden, kernel // 2 if i else 3, channels, context_dim) for i in range(layers)
+            _Gated(i, layers, hidden, kernel // 2 if i else 3, channels, groups, context_dim) for i in range(layers)
         )
         self.last = nn.Sequential(
             nn.ReLU(),
-            CausalConv2d(hidden, features, channels=channels),
+            CausalConv2d(hidden, features, channels=groups),
             nn.ReLU(),
-            CausalConv2d(features, number * channels, channels=channels),
+            CausalConv2d(features, number * channels, channels=groups),
         )
         self._above: list[Tensor] = []
 
@@ -180,15 +186,17 @@ class _Block(nn.Module):
 class _Gated(nn.Module):
     """Layer i of both stacks; the first sees the data and has no residual, of the last nothing goes on downwards."""
 
-    def __init__(self, i: int, layers: int, hidden: int, reach: int, channels: int, context_dim: int | None) -> None:
+    def __init__(
+        self, i: int, layers: int, hidden: int, reach: int, channels: int, groups: int, context_dim: int | None
+    ) -> None:
         super().__init__()
-        self.channels, self.first = channels, i == 0
+        self.groups, self.first = groups, i == 0
         n_in, size, kind = (channels, 2 * hidden, "A") if self.first else (hidden, 2 * hidden, "B")
         # The vertical stack's input is shifted down: its own row is the row above.
-        self.column = CausalConv2d(n_in, size, above=reach, left=reach, right=reach, kind="rows", channels=channels)
-        self.row = CausalConv2d(n_in, size, left=reach, kind=kind, channels=channels)
+        self.column = CausalConv2d(n_in, size, above=reach, left=reach, right=reach, kind="rows")
+        self.row = CausalConv2d(n_in, size, left=reach, kind=kind, channels=groups)
         self.from_above = glorot_(nn.Conv2d(size, size, 1))
-        self.after = CausalConv2d(hidden, hidden, channels=channels)
+        self.after = CausalConv2d(hidden, hidden, channels=groups)
         self.told = None if context_dim is None else glorot_(nn.Linear(context_dim, size))
         self.told_above = None if context_dim is None or i + 1 == layers else glorot_(nn.Linear(context_dim, size))
 
@@ -198,7 +206,7 @@ class _Gated(nn.Module):
 
     def gated(self, x: Tensor, told: nn.Linear | None, context: Tensor | None) -> Tensor:
         """tanh(a) sigmoid(b), (N, 2 h, H, W) -> (N, h, H, W); each channel's block has its a and its b."""
-        a, b = (x + _told(told, context)).unflatten(1, (self.channels, 2, -1)).unbind(2)
+        a, b = (x + _told(told, context)).unflatten(1, (self.groups, 2, -1)).unbind(2)
         return (a.tanh() * b.sigmoid()).flatten(1, 2)
 
 

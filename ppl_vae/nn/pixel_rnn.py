@@ -49,6 +49,7 @@ class RowLSTM(ImageTrunk):
         kernel: an odd number, columns that the input of a state and the states of the row above are seen from.
         features: of the two last layers.
         context_dim: F, of what else is known; a linear map of it joins the input of each LSTM.
+        joint: for a joint head: no channel of a pixel sees another.
 
     References:
         Pixel recurrent neural networks, van den Oord, Kalchbrenner & Kavukcuoglu 2016, section 3.1 and table 1.
@@ -66,14 +67,15 @@ class RowLSTM(ImageTrunk):
         kernel: int = 3,
         features: int = 32,
         context_dim: int | None = None,
+        joint: bool = False,
     ) -> None:
-        super().__init__(out_shape, context_dim)
-        channels = out_shape[1]
+        super().__init__(out_shape, context_dim, joint)
+        groups = 1 if joint else out_shape[1]
         if kernel % 2 == 0:
             raise ValueError(f"kernel: got {kernel}, expected an odd number")
-        hidden = divisible(hidden, channels, "hidden")
-        self.frame = _Frame(out_shape, hidden, features)
-        self.layers = nn.ModuleList(_Row(hidden, kernel // 2, channels, context_dim) for _ in range(layers))
+        hidden = divisible(hidden, groups, "hidden")
+        self.frame = _Frame(out_shape, hidden, features, groups)
+        self.layers = nn.ModuleList(_Row(hidden, kernel // 2, groups, context_dim) for _ in range(layers))
 
     def raw(self, x: Tensor, context: Tensor | None) -> Tensor:
         """Raw parameters (N, P, C, H, W) for x (N, C, H, W)."""
@@ -91,7 +93,7 @@ class DiagonalBiLSTM(ImageTrunk):
     with which the LSTM from the right begins. So it is in the paper. The rest is as of `RowLSTM`.
 
     Args:
-        out_shape, hidden, layers, features, context_dim: as for `RowLSTM`.
+        out_shape, hidden, layers, features, context_dim, joint: as for `RowLSTM`.
 
     References:
         Pixel recurrent neural networks, van den Oord, Kalchbrenner & Kavukcuoglu 2016, section 3.2 and table 1.
@@ -108,11 +110,13 @@ class DiagonalBiLSTM(ImageTrunk):
         layers: int = 7,
         features: int = 32,
         context_dim: int | None = None,
+        joint: bool = False,
     ) -> None:
-        super().__init__(out_shape, context_dim)
-        hidden = divisible(hidden, channels := out_shape[1], "hidden")
-        self.frame = _Frame(out_shape, hidden, features)
-        self.layers = nn.ModuleList(_Diagonal(hidden, channels, context_dim) for _ in range(layers))
+        super().__init__(out_shape, context_dim, joint)
+        groups = 1 if joint else out_shape[1]
+        hidden = divisible(hidden, groups, "hidden")
+        self.frame = _Frame(out_shape, hidden, features, groups)
+        self.layers = nn.ModuleList(_Diagonal(hidden, groups, context_dim) for _ in range(layers))
 
     def raw(self, x: Tensor, context: Tensor | None) -> Tensor:
         """Raw parameters (N, P, C, H, W) for x (N, C, H, W)."""
@@ -125,13 +129,13 @@ class DiagonalBiLSTM(ImageTrunk):
 class _Frame(nn.Module):
     """What both have before and after their LSTMs."""
 
-    def __init__(self, out_shape: tuple[int, ...], hidden: int, features: int) -> None:
+    def __init__(self, out_shape: tuple[int, ...], hidden: int, features: int, groups: int) -> None:
         super().__init__()
         number, channels = out_shape[:2]
-        features = divisible(features, channels, "features")
-        self.first = CausalConv2d(channels, 2 * hidden, above=3, left=3, right=3, kind="A", channels=channels)
-        self.before = CausalConv2d(2 * hidden, features, channels=channels)
-        self.last = CausalConv2d(features, number * channels, channels=channels)
+        features = divisible(features, groups, "features")
+        self.first = CausalConv2d(channels, 2 * hidden, above=3, left=3, right=3, kind="A", channels=groups)
+        self.before = CausalConv2d(2 * hidden, features, channels=groups)
+        self.last = CausalConv2d(features, number * channels, channels=groups)
 
     @property
     def bias(self) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Self
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
@@ -97,8 +98,13 @@ class ConditionalPair(Pair):
         """p(y | c, ...) as it is scored: of a completion the unknown part alone, of the others p itself."""
         if not self.completion:
             return p
+        if not isinstance(p, dist.Independent):
+            raise ValueError(
+                f"completion: got {type(p).__name__}, expected a likelihood of one element at a time, so that the "
+                "unknown ones can be scored alone; choose another"
+            )
         # Before to_event: a mask beyond it would leave out whole data.
-        elements: TorchDistribution = p.base_dist  # type: ignore[attr-defined]  # every Head gives an Independent
+        elements: TorchDistribution = p.base_dist
         return elements.mask(c == UNKNOWN).to_event(len(self.data_shape))
 
 
@@ -187,9 +193,10 @@ class ConditionalVAE(ConditionalPair):
         trunk: "mlp"; or "conv": y, and c where it is an image, are first reduced to `image_features`, which a hidden
             layer of as many units joins.
         activation: makes the nonlinearity between layers.
-        likelihood: "bernoulli", "grey-bernoulli", "normal", "discretised-logistic", "categorical", or a `Head`.
+        likelihood: "bernoulli", "grey-bernoulli", "normal", "discretised-logistic", "categorical",
+            "logistic-mixture", or a `Head`.
         variance: the constant variance c of the "normal" likelihood; learned for each element if None.
-        levels: number of grey levels of a "discretised-logistic" or "categorical" likelihood.
+        levels: number of grey levels of the last three.
         condition: (B, *given_shape) -> features, flattened then: a caption's encoder, say. It runs once for both
             programs, and learns with the three networks. None: c itself, or a convolutional encoder with "conv".
         condition_dim: how many features `condition` makes of one c.

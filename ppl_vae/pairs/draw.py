@@ -30,7 +30,7 @@ class DRAW(Pair):
         write: side N of the patch that is written; None writes the whole image.
         likelihood: as for `VAE`; the canvas holds its raw parameters.
         variance: of the "normal" likelihood; learned for each pixel if None.
-        levels: number of grey levels of a "discretised-logistic" or "categorical" likelihood.
+        levels: number of grey levels of the last three.
 
     Raises:
         ValueError: data that are no images, an unknown likelihood, or sizes below 1.

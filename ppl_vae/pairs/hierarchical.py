@@ -73,9 +73,10 @@ class HierarchicalVAE(AncestralModel):
         batch_norm: normalise every hidden layer of the MLPs; the bound of a datum then depends on its batch in
             training mode.
         scale: "exp" or "softplus", which makes sigma positive; with many layers of rectifiers exp may overflow.
-        likelihood: "bernoulli", "grey-bernoulli", "normal", "discretised-logistic", "categorical", or a `Head`.
+        likelihood: "bernoulli", "grey-bernoulli", "normal", "discretised-logistic", "categorical",
+            "logistic-mixture", or a `Head`.
         variance: the constant variance c of the "normal" likelihood; learned for each pixel if None.
-        levels: number of grey levels of a "discretised-logistic" or "categorical" likelihood.
+        levels: number of grey levels of the last three.
 
     Raises:
         ValueError: no layer; another number of hidden blocks than of layers; an unknown name.

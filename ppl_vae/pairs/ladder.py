@@ -52,9 +52,10 @@ class LadderVAE(AncestralModel):
             the guide; between z_l and what it generates, in reverse, in the model.
         activation: makes the nonlinearity between layers.
         batch_norm: normalise every hidden layer, as the paper does.
-        likelihood: "bernoulli", "grey-bernoulli", "normal", "discretised-logistic", "categorical", or a `Head`.
+        likelihood: "bernoulli", "grey-bernoulli", "normal", "discretised-logistic", "categorical",
+            "logistic-mixture", or a `Head`.
         variance: the constant variance c of the "normal" likelihood; learned for each pixel if None.
-        levels: number of grey levels of a "discretised-logistic" or "categorical" likelihood.
+        levels: number of grey levels of the last three.
 
     Raises:
         ValueError: no layer; another number of hidden blocks than of layers; an unknown likelihood.

@@ -14,6 +14,7 @@ from ppl_vae.nn import (
     DiscretisedLogisticHead,
     FixedNormalHead,
     Head,
+    LogisticMixtureHead,
     NormalHead,
     Trunk,
 )
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 Activation = Callable[[], nn.Module]
-Likelihood = Literal["bernoulli", "grey-bernoulli", "normal", "discretised-logistic", "categorical"]
+Likelihood = Literal["bernoulli", "grey-bernoulli", "normal", "discretised-logistic", "categorical", "logistic-mixture"]
 TrunkName = Literal["mlp", "conv"]
 Scale = Literal["exp", "softplus"]
 
@@ -44,7 +45,7 @@ def likelihood_head(
     Args:
         name: "bernoulli"; "grey-bernoulli" (cross-entropy of grey pixels, not a log-likelihood);
             "normal" (variance learned for each pixel, or constant where `variance` is given);
-            "discretised-logistic" or "categorical" (grey levels); or a head of one's own.
+            "discretised-logistic", "categorical" or "logistic-mixture" (grey levels); or a head of one's own.
         shape: shape of one datum.
         variance: the constant c of N(f(z), c I).
         levels: number of grey levels of the data.
@@ -65,6 +66,8 @@ def likelihood_head(
             return DiscretisedLogisticHead(shape, levels)
         case "categorical":
             return CategoricalHead(shape, levels)
+        case "logistic-mixture":
+            return LogisticMixtureHead(shape, levels)
     raise ValueError(f"likelihood: got {name!r}, expected one of {', '.join(get_args(Likelihood))}, or a Head")
 
 

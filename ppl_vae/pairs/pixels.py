@@ -57,8 +57,9 @@ class PixelCNN(ElementByElement):
         stack: "gated" (`nn.GatedPixelCNN`) or "masked" (`nn.PixelCNN`).
         kernel: of a gated layer, an odd number.
         features: of the two last layers.
-        likelihood: "bernoulli", "categorical", "discretised-logistic", or a `Head`.
-        levels: number of grey levels of the last two.
+        likelihood: "bernoulli", "categorical", "discretised-logistic", "logistic-mixture" (of which the channels of a
+            pixel are drawn together), or a `Head`.
+        levels: number of grey levels of the last three.
 
     Raises:
         ValueError: an unknown stack or likelihood, data that are no images, or sizes below 1.
@@ -89,9 +90,9 @@ class PixelCNN(ElementByElement):
         head = networks.likelihood_head(likelihood, image_shape(data_shape), levels=levels)
         _check("stack", stack, ("gated", "masked"))
         if stack == "gated":
-            trunk: CausalTrunk = GatedPixelCNN(head.raw_shape, hidden, layers, kernel, features)
+            trunk: CausalTrunk = GatedPixelCNN(head.raw_shape, hidden, layers, kernel, features, joint=head.joint)
         else:
-            trunk = networks_of.PixelCNN(head.raw_shape, hidden, layers, features)
+            trunk = networks_of.PixelCNN(head.raw_shape, hidden, layers, features, joint=head.joint)
         super().__init__(trunk, head)
 
 
@@ -132,7 +133,7 @@ class PixelRNN(ElementByElement):
         head = networks.likelihood_head(likelihood, image_shape(data_shape), levels=levels)
         _check("order", order, ("diagonal", "row"))
         make = DiagonalBiLSTM if order == "diagonal" else RowLSTM
-        super().__init__(make(head.raw_shape, hidden, layers, features=features), head)
+        super().__init__(make(head.raw_shape, hidden, layers, features=features, joint=head.joint), head)
 
 
 class MADE(ElementByElement):

@@ -23,9 +23,10 @@ class VAE(Pair):
         hidden: units of the encoder's hidden layers (channels, if convolutional); the decoder's reversed.
         trunk: "mlp" or "conv".
         activation: makes the nonlinearity between layers.
-        likelihood: "bernoulli", "grey-bernoulli", "normal", "discretised-logistic", "categorical", or a `Head`.
+        likelihood: "bernoulli", "grey-bernoulli", "normal", "discretised-logistic", "categorical",
+            "logistic-mixture", or a `Head`.
         variance: the constant variance c of the "normal" likelihood; learned for each pixel if None.
-        levels: number of grey levels of a "discretised-logistic" or "categorical" likelihood.
+        levels: number of grey levels of the last three.
 
     Raises:
         ValueError: an unknown trunk or likelihood, or sizes below 1.

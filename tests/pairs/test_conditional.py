@@ -395,6 +395,14 @@ def test_bad_baseline():
         ConditionalVAE((4,), (2,), 2, baseline=Prediction((4,), (3,)))
 
 
+def test_a_completion_scores_elements_one_at_a_time():
+    pair, (y, c) = prediction(likelihood="logistic-mixture", levels=2), completions()
+    with pytest.raises(
+        ValueError, match="completion: got DiscretisedLogisticMixture, expected a likelihood of"
+    ):
+        pair.model(y, c)
+
+
 @pytest.mark.parametrize(
     ("pair", "c", "message"),
     [

@@ -22,6 +22,7 @@ PAIRS: dict[str, Callable[[], ElementByElement]] = {
     "made": lambda: MADE((1, 3, 3), (11,)),
     "belief net": lambda: MADE((9,), ()),
     "colours": lambda: PixelCNN((3, 2, 2), 6, 2, features=6, likelihood="categorical", levels=3),
+    "mixture": lambda: PixelCNN((3, 2, 2), 4, 2, features=6, likelihood="logistic-mixture", levels=5),
     "logistic": lambda: PixelCNN((1, 3, 2), 6, 2, features=6, likelihood="discretised-logistic", levels=5),
 }
 
