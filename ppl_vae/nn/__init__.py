@@ -17,6 +17,7 @@ from ppl_vae.nn.init import glorot_
 from ppl_vae.nn.made import MADE
 from ppl_vae.nn.merge import merge_normals
 from ppl_vae.nn.pixel_cnn import GatedPixelCNN, PixelCNN
+from ppl_vae.nn.pixel_cnn_plus import PixelCNNPlus
 from ppl_vae.nn.pixel_rnn import DiagonalBiLSTM, RowLSTM, skewed, unskewed
 from ppl_vae.nn.recurrent import LSTM, Memory
 from ppl_vae.nn.rollout import Rollout
@@ -48,6 +49,7 @@ __all__ = [
     "Memory",
     "NormalHead",
     "PixelCNN",
+    "PixelCNNPlus",
     "PixelTrunk",
     "Rollout",
     "RowLSTM",

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
@@ -60,7 +60,10 @@ class CausalTrunk(Trunk):
 
 
 class ImageTrunk(CausalTrunk):
-    """A causal trunk of images (C, H, W), which takes their upper rows alone as well."""
+    """A causal trunk of images (C, H, W)."""
+
+    rows_alone: ClassVar[bool] = True
+    """Whether `raw` takes the upper rows of images alone."""
 
     @torch.no_grad()
     def set_output_bias(self, raw: Tensor) -> None:
@@ -164,7 +167,7 @@ def _at_once(network: CausalNetwork, x: Tensor, context: Tensor | None) -> Itera
     """Each element's index and law, the network computed anew for each; of images the rows so far."""
     trunk = network.trunk
     for index in indices(network.shape, network.head.joint):
-        so_far = x[:, :, : index[1] + 1] if isinstance(trunk, ImageTrunk) else x
+        so_far = x[:, :, : index[1] + 1] if isinstance(trunk, ImageTrunk) and trunk.rows_alone else x
         raw = trunk.raw(so_far, context)
         yield (slice(None), *index), network.head.law(raw[(slice(None), slice(None), *index)], 1)
 

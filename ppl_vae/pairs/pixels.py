@@ -8,7 +8,17 @@ from torch import Tensor, nn
 
 from ppl_vae import nn as networks_of
 from ppl_vae.distributions import Autoregressive
-from ppl_vae.nn import CausalNetwork, CausalTrunk, DiagonalBiLSTM, GatedPixelCNN, Head, ImageTrunk, RowLSTM, as_shape
+from ppl_vae.nn import (
+    CausalNetwork,
+    CausalTrunk,
+    DiagonalBiLSTM,
+    GatedPixelCNN,
+    Head,
+    ImageTrunk,
+    PixelCNNPlus,
+    RowLSTM,
+    as_shape,
+)
 from ppl_vae.pair import Pair
 from ppl_vae.pairs import networks
 from ppl_vae.pairs.networks import Activation, Likelihood
@@ -53,10 +63,11 @@ class PixelCNN(ElementByElement):
     Args:
         data_shape: (C, H, W) of one image.
         hidden: features of a layer.
-        layers: of the gated stacks; residual blocks of the masked one.
-        stack: "gated" (`nn.GatedPixelCNN`) or "masked" (`nn.PixelCNN`).
+        layers: of the gated stacks; residual blocks of the masked one, and of each size of PixelCNN++.
+        stack: "gated" (`nn.GatedPixelCNN`), "masked" (`nn.PixelCNN`), or "plus" (`nn.PixelCNNPlus`, for a mixture).
         kernel: of a gated layer, an odd number.
-        features: of the two last layers.
+        features: of the two last layers; not of "plus".
+        scales, dropout: of "plus".
         likelihood: "bernoulli", "categorical", "discretised-logistic", "logistic-mixture" (of which the channels of a
             pixel are drawn together), or a `Head`.
         levels: number of grey levels of the last three.
@@ -67,6 +78,8 @@ class PixelCNN(ElementByElement):
     References:
         Pixel recurrent neural networks, van den Oord, Kalchbrenner & Kavukcuoglu 2016 (masked).
         Conditional image generation with PixelCNN decoders, van den Oord et al. 2016 (gated).
+        PixelCNN++: Improving the PixelCNN with discretized logistic mixture likelihood and other modifications,
+        Salimans, Karpathy, Chen & Kingma 2017 (plus).
 
     Example:
         >>> import torch
@@ -81,18 +94,22 @@ class PixelCNN(ElementByElement):
         hidden: int = 64,
         layers: int = 8,
         *,
-        stack: Literal["gated", "masked"] = "gated",
+        stack: Literal["gated", "masked", "plus"] = "gated",
         kernel: int = 3,
         features: int = 64,
+        scales: int = 3,
+        dropout: float = 0.5,
         likelihood: Likelihood | Head = "bernoulli",
         levels: int = 256,
     ) -> None:
         head = networks.likelihood_head(likelihood, image_shape(data_shape), levels=levels)
-        _check("stack", stack, ("gated", "masked"))
+        _check("stack", stack, ("gated", "masked", "plus"))
         if stack == "gated":
             trunk: CausalTrunk = GatedPixelCNN(head.raw_shape, hidden, layers, kernel, features, joint=head.joint)
-        else:
+        elif stack == "masked":
             trunk = networks_of.PixelCNN(head.raw_shape, hidden, layers, features, joint=head.joint)
+        else:
+            trunk = PixelCNNPlus(head.raw_shape, hidden, layers, scales, dropout)
         super().__init__(trunk, head)
 
 

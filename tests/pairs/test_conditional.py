@@ -397,9 +397,7 @@ def test_bad_baseline():
 
 def test_a_completion_scores_elements_one_at_a_time():
     pair, (y, c) = prediction(likelihood="logistic-mixture", levels=2), completions()
-    with pytest.raises(
-        ValueError, match="completion: got DiscretisedLogisticMixture, expected a likelihood of"
-    ):
+    with pytest.raises(ValueError, match="completion: got DiscretisedLogisticMixture, expected a likelihood of"):
         pair.model(y, c)
 
 

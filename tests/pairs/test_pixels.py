@@ -22,6 +22,9 @@ PAIRS: dict[str, Callable[[], ElementByElement]] = {
     "made": lambda: MADE((1, 3, 3), (11,)),
     "belief net": lambda: MADE((9,), ()),
     "colours": lambda: PixelCNN((3, 2, 2), 6, 2, features=6, likelihood="categorical", levels=3),
+    "plus": lambda: PixelCNN(
+        (3, 2, 2), 4, 1, stack="plus", scales=2, dropout=0.0, likelihood="logistic-mixture", levels=5
+    ),
     "mixture": lambda: PixelCNN((3, 2, 2), 4, 2, features=6, likelihood="logistic-mixture", levels=5),
     "logistic": lambda: PixelCNN((1, 3, 2), 6, 2, features=6, likelihood="discretised-logistic", levels=5),
 }
@@ -88,12 +91,13 @@ def test_completions_keep_what_is_given() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stack": "wavenet"}, "stack: got 'wavenet', expected one of gated, masked"),
+        ({"stack": "wavenet"}, "stack: got 'wavenet', expected one of gated, masked, plus"),
         ({"likelihood": "mse"}, "likelihood: got 'mse'"),
         ({"order": "spiral"}, "order: got 'spiral', expected one of diagonal, row"),
         ({"data_shape": (8, 8)}, r"data_shape: got \(8, 8\), expected \(channels, height, width\)"),
         ({"hidden": 0}, "hidden: got 0"),
         ({"kernel": 2}, "kernel: got 2"),
+        ({"stack": "plus"}, "got a BernoulliHead with joint=False and a PixelCNNPlus with joint=True"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:
