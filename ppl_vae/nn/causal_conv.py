@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["CausalConv2d", "Place", "causal_mask", "stepwise"]
+__all__ = ["CausalConv2d", "Place", "causal_mask", "readout", "stepwise"]
 
 Kind = Literal["A", "B", "rows"]
 
@@ -111,6 +111,16 @@ class CausalConv2d(nn.Module):
         """What is known of the pixel at the place that is next, (B, n_in, 1, 1); within `stepwise`."""
         assert self._steps is not None
         self._steps.keep(self, x)
+
+
+def readout(n_in: int, features: int, n_out: int, channels: int) -> nn.Sequential:
+    """The two layers 1 x 1 that end a network of pixels, each after a ReLU; the last has the output bias."""
+    return nn.Sequential(
+        nn.ReLU(),
+        CausalConv2d(n_in, features, channels=channels),
+        nn.ReLU(),
+        CausalConv2d(features, n_out, channels=channels),
+    )
 
 
 class _Steps:

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppl_vae.nn.causal import PixelTrunk, divisible
-from ppl_vae.nn.causal_conv import CausalConv2d, Place
+from ppl_vae.nn.causal_conv import CausalConv2d, Place, readout
 from ppl_vae.nn.init import glorot_
 
 __all__ = ["GatedPixelCNN", "PixelCNN"]
@@ -50,12 +50,7 @@ class PixelCNN(PixelTrunk):
         )
         self.first = CausalConv2d(channels, 2 * hidden, above=3, left=3, right=3, kind="A", channels=groups)
         self.blocks = nn.ModuleList(_Block(hidden, groups, context_dim) for _ in range(blocks))
-        self.last = nn.Sequential(
-            nn.ReLU(),
-            CausalConv2d(2 * hidden, features, channels=groups),
-            nn.ReLU(),
-            CausalConv2d(features, number * channels, channels=groups),
-        )
+        self.last = readout(2 * hidden, features, number * channels, groups)
 
     def raw(self, x: Tensor, context: Tensor | None) -> Tensor:
         """Raw parameters (N, P, C, H, W) for x (N, C, H, W)."""
@@ -120,12 +115,7 @@ class GatedPixelCNN(PixelTrunk):
         self.layers = nn.ModuleList(
             _Gated(i, layers, hidden, kernel // 2 if i else 3, channels, groups, context_dim) for i in range(layers)
         )
-        self.last = nn.Sequential(
-            nn.ReLU(),
-            CausalConv2d(hidden, features, channels=groups),
-            nn.ReLU(),
-            CausalConv2d(features, number * channels, channels=groups),
-        )
+        self.last = readout(hidden, features, number * channels, groups)
         self._above: list[Tensor] = []
 
     def raw(self, x: Tensor, context: Tensor | None) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppl_vae.nn.causal import ImageTrunk, divisible
-from ppl_vae.nn.causal_conv import CausalConv2d
+from ppl_vae.nn.causal_conv import CausalConv2d, readout
 from ppl_vae.nn.init import glorot_
 
 __all__ = ["DiagonalBiLSTM", "RowLSTM", "skewed", "unskewed"]
@@ -134,15 +134,14 @@ class _Frame(nn.Module):
         number, channels = out_shape[:2]
         features = divisible(features, groups, "features")
         self.first = CausalConv2d(channels, 2 * hidden, above=3, left=3, right=3, kind="A", channels=groups)
-        self.before = CausalConv2d(2 * hidden, features, channels=groups)
-        self.last = CausalConv2d(features, number * channels, channels=groups)
+        self.last = readout(2 * hidden, features, number * channels, groups)
 
     @property
     def bias(self) -> Tensor:
-        return self.last.bias
+        return self.last[-1].bias  # pyright: ignore[reportReturnType]
 
     def forward(self, x: Tensor, layers: Callable[[Tensor], Tensor]) -> Tensor:
-        return self.last(self.before(layers(self.first(2 * x - 1)).relu()).relu())
+        return self.last(layers(self.first(2 * x - 1)))
 
 
 def _through(layers: nn.ModuleList, h: Tensor, context: Tensor | None) -> Tensor:
