@@ -103,6 +103,12 @@ def test_the_step_times_are_the_committed_result() -> None:
     assert result["environment"]["cpu"] in " ".join(speed).replace("\n", " ")
 
 
+def test_the_stacked_steps_are_the_committed_result() -> None:
+    result = json.loads((ROOT / "examples" / "benchmarks" / "results" / "stacked_time_cpu.json").read_text())
+    one, five = (result["particles"][k]["stacked-8"]["ratio"]["median"] for k in ("1", "5"))
+    assert f"cost {one:.2f} times one at k = 1, and {five:.2f} times at k = 5" in README.replace("\n", " ")
+
+
 def test_the_estimators_are_the_committed_result() -> None:
     result = json.loads((RESULTS / "estimators.json").read_text())
     for row in result["rows"]:
