@@ -42,6 +42,9 @@ def main() -> None:
     settings = {key: value for key, value in vars(args).items() if key not in ("root", "out", "rows", "device")}
     results = earlier(args.out / "painters.json", settings)
     scenes = load(args).to(resolve_device(args.device))
+    makers = painters(args, scenes)
+    if unknown := [name for name in args.rows or () if name not in makers]:
+        raise SystemExit(f"--rows: got {unknown[0]!r}, expected some of {', '.join(makers)}; name those")
     judge = judging.train_judge(scenes, steps=args.judge_steps)
     device = str(scenes.train.device)
     results |= {"settings": settings, "data": scenes.describe(), "environment": report.environment(device)}
@@ -49,7 +52,6 @@ def main() -> None:
     real = replace(scenes, binarisation="none")
     for name, part in parts(real, args.num_test).items():
         results[f"real images, {name}"] = shares(judging.accuracy(judge, part.test_batch()[0], part.test))
-    makers = painters(args, scenes)
     for name in args.rows or makers:
         if name not in results["painters"]:
             results["painters"][name] = trained(name, makers[name], scenes, judge, args)

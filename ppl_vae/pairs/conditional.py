@@ -197,8 +197,9 @@ class ConditionalVAE(ConditionalPair):
             "logistic-mixture", or a `Head`.
         variance: the constant variance c of the "normal" likelihood; learned for each element if None.
         levels: number of grey levels of the last three.
-        condition: (B, *given_shape) -> features, flattened then: a caption's encoder, say. It runs once for both
-            programs, and learns with the three networks. None: c itself, or a convolutional encoder with "conv".
+        condition: (B, *given_shape) -> features, flattened then: a caption's encoder, say. It learns with the three
+            networks, and runs once for both programs where gradients are recorded (see `nn.Rollout`). None: c itself,
+            or a convolutional encoder with "conv".
         condition_dim: how many features `condition` makes of one c.
         image_features: see trunk.
         completion: see above.
