@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ppl_vae.quiet import private_stream
 from ppl_vae.seeds import spread_seed
+from ppl_vae.shelf import Shelf
 
 __all__ = ["RankError", "Ranks", "leave", "started_by_torchrun"]
 
@@ -108,11 +109,12 @@ class Ranks:
         Each part has a random stream of its own, so that the result depends neither on how many ranks there are nor on
         which does what.
         """
-        mine, results = range(self.rank, len(parts), self.size), []
+        mine = range(self.rank, len(parts), self.size)
+        results: Shelf[R] = Shelf(len(mine))
         for index in tqdm(mine, disable=not (progress and self.is_first), unit="chunk"):
             with private_stream(spread_seed(seed, index), device):
-                results.append(function(parts[index]))
-        shares = self.gather(results, device)
+                results.put(function(parts[index]))
+        shares = self.gather(results.all(), device)
         return [shares[index % self.size][index // self.size] for index in range(len(parts))]
 
     def share(self, module: nn.Module) -> None:

@@ -31,6 +31,7 @@ ROOMS = (
     "compile",
     "capture",
     "precision",
+    "shelf",
     "parallel",
     "svi",
     "checkpoints",

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import register_dataclass
 
 from ppl_vae.evaluation.chunks import Settings, chunked, require_positive
 from ppl_vae.pair import Pair
@@ -160,6 +161,10 @@ class Spread:
 
     def __add__(self, other: "Spread") -> "Spread":
         return Spread(self.means + other.means, self.bias + other.bias)
+
+
+for _kind in (Moments, Spread):
+    register_dataclass(_kind)  # its tensors are found, and shelved
 
 
 def add_means(state: dict[str, Moments] | None, terms: Terms) -> dict[str, Moments]:

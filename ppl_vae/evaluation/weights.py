@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import register_dataclass
 
 from ppl_vae.evaluation.chunks import Settings, chunked
 from ppl_vae.pair import Pair
@@ -88,6 +89,9 @@ class WeightDiagnostics:
         """Those of all data, given those of its parts."""
         ess, kl, k = (torch.cat([getattr(p, n) for p in parts]) for n in ("ess", "kl_from_uniform", "pareto_k"))
         return cls(ess, kl, k, parts[0].num_particles)
+
+
+register_dataclass(WeightDiagnostics)  # its tensors are found, and shelved
 
 
 def weight_diagnostics(
