@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.data.binarised_mnist import binarised_mnist
 from ppl_vae.data.dataset import Binarisation, DataError, Dataset, binarise, check_binarisation
 from ppl_vae.data.download import fetched, install, torchvision_set
 from ppl_vae.data.files import classes, damaged, images, missing, read_idx, read_npz
@@ -30,9 +31,9 @@ def load(
         name: one of `names()`; or the path of a `.npy`, `.npz` or `.pt` file (see `load_file`), or of a folder whose
             training data stay on disk (see `load_folder`).
         binarisation: None takes the usual one: "dynamic" for digits, MNIST, Fashion-MNIST and OMNIGLOT,
-            "none" for CIFAR-10, Frey faces, files and folders.
+            "none" for CIFAR-10, Frey faces, files and folders, "static" for the binarised MNIST, which has no other.
         root: folder of the files; None takes the environment variable PPL_VAE_DATA, else `default_root()`.
-        seed: of the static binarisation and of the one dynamic draw of the test set.
+        seed: of the static binarisation and of the one dynamic draw of the test set; the binarised MNIST needs none.
         download: whether absent files may be fetched into `root`.
 
     Returns:
@@ -50,6 +51,11 @@ def load(
         check_binarisation(binarisation)
     if name in _LOADERS:
         loader, usual = _LOADERS[name]
+        if usual == "static" and binarisation not in (None, usual):
+            raise DataError(
+                f"{name}: got binarisation {binarisation!r}; expected 'static', for its files hold bits and the grey "
+                "values are gone; leave the binarisation out, or load 'mnist'"
+            )
         folder = default_root() if root is None else Path(root).expanduser()
         dataset = loader(folder, download)
     elif Path(name).suffix in SUFFIXES:
@@ -61,7 +67,7 @@ def load(
             f"got data set {name!r}; expected one of {', '.join(names())}, or the path of a "
             f"{', '.join(SUFFIXES)} file or of a folder; check the spelling"
         )
-    return binarise(dataset, binarisation or usual, seed)
+    return dataset if usual == "static" else binarise(dataset, binarisation or usual, seed)  # no second draw of bits
 
 
 def names() -> tuple[str, ...]:
@@ -234,6 +240,7 @@ def _frey_mat(path: Path) -> np.ndarray:
 _LOADERS: dict[str, tuple[Callable[[Path, bool], Dataset], Binarisation]] = {
     "digits": (digits, "dynamic"),
     "mnist": (mnist, "dynamic"),
+    "binarised-mnist": (binarised_mnist, "static"),
     "fashion-mnist": (fashion_mnist, "dynamic"),
     "omniglot": (omniglot, "dynamic"),
     "cifar10": (cifar10, "none"),

@@ -125,7 +125,7 @@ def test_no_network_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.Monke
     assert listing(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10", "omniglot", "frey-faces"])
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10", "omniglot", "frey-faces", "binarised-mnist"])
 def test_missing_files_say_where_and_what_to_do(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=f"{name}: got no files .tried {tmp_path}.*PPL_VAE_DATA"):
         load(name, root=tmp_path, download=False)
@@ -138,11 +138,11 @@ def test_a_root_that_is_no_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_names_and_binarisations_list_the_known() -> None:
-    with pytest.raises(DataError, match="got data set 'minst'; expected one of digits, mnist, fashion-mnist"):
+    with pytest.raises(DataError, match="got data set 'minst'; expected one of digits, mnist, binarised-mnist"):
         load("minst")
     with pytest.raises(DataError, match="got binarisation 'fixed'; expected one of 'dynamic'"):
         load("digits", binarisation="fixed")  # type: ignore[arg-type]
-    assert names() == ("digits", "mnist", "fashion-mnist", "omniglot", "cifar10", "frey-faces")
+    assert names() == ("digits", "mnist", "binarised-mnist", "fashion-mnist", "omniglot", "cifar10", "frey-faces")
 
 
 def test_the_root_is_the_variable_then_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
