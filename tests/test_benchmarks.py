@@ -113,3 +113,28 @@ def test_the_time_of_a_step_that_processes_share_is_written(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     (row,) = json.loads((tmp_path / "results" / "rank_time.json").read_text())["rows"]
     assert row["batch"] == 16 and row["ratio"] == pytest.approx(row["ms_ranks"] / row["ms_threads"])
+
+
+@pytest.mark.parametrize("options", [["--stack", "gated"], ["--stack", "masked", "--whole"]], ids=["gated", "masked"])
+def test_the_time_of_a_draw_is_written(tmp_path: Path, options: list[str]) -> None:
+    tiny = ["--hidden", "2", "--layers", "2", "--number", "2", "--size", "5", "--sample", "3", "--rounds", "2"]
+    command = [sys.executable, str(BENCHMARKS / "draw_time.py"), *tiny, *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    ways = json.loads((tmp_path / "results" / "draw_time_cpu.json").read_text())["ways"]
+    how = "measured" if "--whole" in options else "estimated from 3 of 25 pixels"
+    assert {name: way["how"] for name, way in ways.items()} == {
+        "cached": "measured",
+        "rows so far": how,
+        "whole image": how,
+    }
+    assert all(len(way["rounds_seconds"]) == 2 and way["seconds"]["q1"] > 0 for way in ways.values())
+    assert ways["cached"]["ratio"]["median"] == 1 and how in done.stdout
+
+
+def test_pixels_at_which_draws_are_timed_are_spread_evenly(modules: Any) -> None:
+    spread = modules("draw_time").spread
+    assert spread(784, 784) == list(range(784))
+    assert spread(3, 25) == [4, 12, 20]
+    assert sum(spread(16, 784)) / 16 == pytest.approx(392, abs=1)

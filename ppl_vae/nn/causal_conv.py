@@ -127,23 +127,26 @@ class _Steps:
     """What one convolution has seen of B images: with borders of zeros, so that windows need no padding."""
 
     def __init__(self, conv: CausalConv2d, place: Place, batch: int, height: int, width: int) -> None:
-        size = (batch, conv.n_in, height + conv.above, conv.left + width + conv.right)
-        self.seen, self.place = conv.weight.new_zeros(size), place
-        self.weight = conv.weight * conv.mask
+        size = (batch, height + conv.above, conv.left + width + conv.right, conv.n_in)
+        # Channels last in memory: a pixel's window is a few runs, and one product with the kernel in that order.
+        self.seen = conv.weight.new_zeros(size).permute(0, 3, 1, 2)
+        self.place, self.weight = place, conv.weight * conv.mask
+        self.flat = self.weight.permute(0, 2, 3, 1).flatten(1)
 
     def keep(self, conv: CausalConv2d, x: Tensor) -> None:
         first = conv.left + (self.place.column if x.shape[-1] == 1 else 0)
         self.seen[:, :, conv.above + self.place.row, first : first + x.shape[-1]] = x[:, :, 0]
 
     def features(self, conv: CausalConv2d, x: Tensor) -> Tensor:
-        if self.weight.shape[2:] == (1, 1):
-            return F.conv2d(x, self.weight, conv.bias)  # of kind B, and nothing around it
-        if conv.kind != "A":
-            self.keep(conv, x)
-        rows = self.seen[:, :, self.place.row : self.place.row + conv.above + 1]
-        if x.shape[-1] == 1:
-            rows = rows[..., self.place.column : self.place.column + conv.left + 1 + conv.right]
-        return F.conv2d(rows, self.weight, conv.bias)
+        if self.weight.shape[2:] != (1, 1):  # else of kind B, and nothing around it
+            if conv.kind != "A":
+                self.keep(conv, x)
+            is_pixel, row, column = x.shape[-1] == 1, self.place.row, self.place.column
+            x = self.seen[:, :, row : row + conv.above + 1]
+            x = x[..., column : column + conv.left + 1 + conv.right] if is_pixel else x
+        if x.shape[2:] != self.weight.shape[2:]:
+            return F.conv2d(x, self.weight, conv.bias)
+        return F.linear(x.permute(0, 2, 3, 1).flatten(1), self.flat, conv.bias)[..., None, None]
 
 
 @contextmanager

@@ -121,7 +121,7 @@ class GatedPixelCNN(PixelTrunk):
     def raw(self, x: Tensor, context: Tensor | None) -> Tensor:
         """Raw parameters (N, P, C, H, W) for x (N, C, H, W)."""
         x = 2 * x - 1
-        return self._across(x, self._down(F.pad(x, (0, 0, 1, -1)), context), context)
+        return self._across(x, self._down(F.pad(x, (0, 0, 1, -1)), context))
 
     def begin_row(self, above: Tensor | None, context: Tensor | None) -> None:
         """The vertical stack, one row further."""
@@ -131,7 +131,7 @@ class GatedPixelCNN(PixelTrunk):
     def pixel(self, place: Place, context: Tensor | None) -> Tensor:
         """Raw parameters (N, P, C) at the place that is next."""
         above = [told[..., place.column : place.column + 1] for told in self._above]
-        return self._across(_nothing(self), above, context)[..., 0, 0]
+        return self._across(_nothing(self), above)[..., 0, 0]
 
     def write(self, x: Tensor) -> None:
         """What is known of the pixel at that place, (N, C, 1, 1)."""
@@ -140,18 +140,19 @@ class GatedPixelCNN(PixelTrunk):
         first.row.write(2 * x - 1)
 
     def _down(self, x: Tensor, context: Tensor | None) -> list[Tensor]:
-        """What each layer sees of the rows above, of an input shifted down by one row."""
+        """What each layer is told of the rows above, of an input shifted down by one row, and of the context."""
         told: list[Tensor] = []
         for layer in self.layers:
             assert isinstance(layer, _Gated)
-            told.append(layer.column(x))
+            seen = layer.column(x)
+            told.append(layer.from_above(seen) + _told(layer.told, context))
             if len(told) < len(self.layers):
-                x = layer.gated(told[-1], layer.told_above, context)
+                x = layer.gated(seen + _told(layer.told_above, context))
         return told
 
-    def _across(self, x: Tensor, above: list[Tensor], context: Tensor | None) -> Tensor:
+    def _across(self, x: Tensor, above: list[Tensor]) -> Tensor:
         for layer, told in zip(self.layers, above, strict=True):
-            x = layer(x, told, context)
+            x = layer(x, told)
         return self._unblocked(self.last(x))
 
     def _output_bias(self) -> Tensor:
@@ -190,13 +191,13 @@ class _Gated(nn.Module):
         self.told = None if context_dim is None else glorot_(nn.Linear(context_dim, size))
         self.told_above = None if context_dim is None or i + 1 == layers else glorot_(nn.Linear(context_dim, size))
 
-    def forward(self, h: Tensor, above: Tensor, context: Tensor | None) -> Tensor:
-        out = self.after(self.gated(self.row(h) + self.from_above(above), self.told, context))
+    def forward(self, h: Tensor, told: Tensor) -> Tensor:
+        out = self.after(self.gated(self.row(h) + told))
         return out if self.first else h + out
 
-    def gated(self, x: Tensor, told: nn.Linear | None, context: Tensor | None) -> Tensor:
+    def gated(self, x: Tensor) -> Tensor:
         """tanh(a) sigmoid(b), (N, 2 h, H, W) -> (N, h, H, W); each channel's block has its a and its b."""
-        a, b = (x + _told(told, context)).unflatten(1, (self.groups, 2, -1)).unbind(2)
+        a, b = x.unflatten(1, (self.groups, 2, -1)).unbind(2)
         return (a.tanh() * b.sigmoid()).flatten(1, 2)
 
 
