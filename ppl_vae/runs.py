@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from ppl_vae import specs
-from ppl_vae.data import Captioned, Dataset, load_named
+from ppl_vae.data import Conditioned, Dataset, load_named
 from ppl_vae.data.files import unread
 from ppl_vae.objectives import Objective
 from ppl_vae.pair import Pair
@@ -182,7 +182,7 @@ class LoadedRun:
     """
 
     pair: Pair
-    data: Dataset | Captioned
+    data: Dataset | Conditioned
     objective: Objective
     config: dict[str, Any]
 
@@ -228,7 +228,7 @@ def load_run(folder: str | Path, data_root: str | None = None) -> LoadedRun:
     try:
         root = data_root or config["data_root"]
         dataset = load_named(config["data"], root=root, binarisation=config["binarisation"], seed=config["data_seed"])
-        make, objective = specs.pair_factory(config["pair"], specs.words_of(dataset)), config["objective"]
+        make, objective = specs.pair_factory(config["pair"], specs.told_by(dataset)), config["objective"]
         pair, objective = make(dataset.shape), specs.make_objective(objective)
     except ValueError as error:
         raise ValueError(f"run: in {folder / CONFIG}: {error}") from error

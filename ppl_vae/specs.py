@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ppl_vae import nn as networks
 from ppl_vae import objectives, pairs
-from ppl_vae.data import Captioned, Dataset
+from ppl_vae.data import Conditioned, Dataset
 from ppl_vae.objectives import (
     IWAE,
     STL,
@@ -41,7 +41,7 @@ __all__ = [
     "objective_names",
     "pair_factory",
     "pair_names",
-    "words_of",
+    "told_by",
 ]
 
 _SHORT: Mapping[str, type[Objective]] = {
@@ -89,12 +89,12 @@ def make_objective(text: str) -> Objective:
     return result
 
 
-def pair_factory(text: str, vocabulary: int | None = None) -> Callable[[tuple[int, ...]], Pair]:
+def pair_factory(text: str, told: Mapping[str, int] = {}) -> Callable[[tuple[int, ...]], Pair]:
     """A function from the shape of one datum to a fresh pair.
 
     `text` names a shipped pair, or a class of a user's file, `my_file.py:MyPair`, with keyword arguments
-    in parentheses where wanted. The class is called with the shape of one datum as its first argument, and where it
-    takes `vocabulary`, with how many word numbers the data's captions have.
+    in parentheses where wanted. The class is called with the shape of one datum as its first argument, and with
+    what the data tell, where it takes that: `vocabulary`, how many word numbers their captions have, or `classes`.
 
     Raises:
         ValueError: an unknown name, a missing file, a file that can't be imported, a class that is not a `Pair`, or
@@ -113,10 +113,10 @@ def pair_factory(text: str, vocabulary: int | None = None) -> Callable[[tuple[in
         if call.args:
             raise ValueError(f"pair: got {_cut(text)}, expected arguments with their names: latent_dim=2")
         arguments = _keywords(call, text)
-    if vocabulary is not None and "vocabulary" in inspect.signature(cls).parameters:
-        given = arguments.setdefault("vocabulary", vocabulary)
-        if not isinstance(given, int) or given < vocabulary:
-            raise ValueError(f"pair {_cut(text)}: got vocabulary={given}, expected {vocabulary}, those of the data")
+    for name in told.keys() & inspect.signature(cls).parameters.keys():
+        given, number = arguments.setdefault(name, told[name]), told[name]
+        if not isinstance(given, int) or given < number:
+            raise ValueError(f"pair {_cut(text)}: got {name}={given}, expected {number}, those of the data")
     # A user's class may raise anything; of ours, whatever else it raises is a fault that must be seen.
     refusals = Exception if colon else (TypeError, ValueError, OverflowError)
 
@@ -138,25 +138,25 @@ class Maker:
     text: str
     shape: tuple[int, ...]
     pixel_means: Tensor
-    vocabulary: int | None = None
+    told: Mapping[str, int] = field(default_factory=dict)
 
     def __call__(self) -> Pair:
         """A fresh pair."""
-        pair = pair_factory(self.text, self.vocabulary)(self.shape)
+        pair = pair_factory(self.text, self.told)(self.shape)
         if callable(set_mean := getattr(pair, "set_output_mean", None)):
             set_mean(self.pixel_means)
         return pair
 
 
-def maker(text: str, dataset: Dataset[Any] | Captioned) -> Maker:
+def maker(text: str, dataset: Dataset[Any] | Conditioned) -> Maker:
     """A maker of the pair of a text, which is refused here if it is wrong."""
-    pair_factory(text, words_of(dataset))
-    return Maker(text, dataset.shape, dataset.pixel_means, words_of(dataset))
+    pair_factory(text, told_by(dataset))
+    return Maker(text, dataset.shape, dataset.pixel_means, told_by(dataset))
 
 
-def words_of(dataset: Dataset[Any] | Captioned) -> int | None:
-    """How many word numbers the captions of the data have; None where there are none."""
-    return len(dataset.vocabulary) if isinstance(dataset, Captioned) else None
+def told_by(dataset: Dataset[Any] | Conditioned) -> Mapping[str, int]:
+    """What a pair must know of the data besides their shape: sizes of what they are conditioned on."""
+    return dataset.told if isinstance(dataset, Conditioned) else {}
 
 
 def is_out_of_memory(error: BaseException) -> bool:

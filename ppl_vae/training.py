@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ppl_vae.averages import WeightAverage
 from ppl_vae.checks import check_batch
-from ppl_vae.data import Captioned, Dataset, LoadedMinibatches, Minibatches
+from ppl_vae.data import Conditioned, Dataset, LoadedMinibatches, Minibatches
 from ppl_vae.denormals import flush_denormals
 from ppl_vae.heap import keep_freed_memory
 from ppl_vae.loop import Loop, saver_of
@@ -33,7 +33,7 @@ from ppl_vae.validation import Validation
 __all__ = ["Compile", "Data", "History", "OnNonFinite", "Record", "fit", "resolve_device", "steps_of"]
 
 B = TypeVar("B", Minibatches, LoadedMinibatches)
-Data = Dataset[Any] | Captioned | Tensor | Sequence[Tensor] | MapStyle[Any]
+Data = Dataset[Any] | Conditioned | Tensor | Sequence[Tensor] | MapStyle[Any]
 
 COMPILE_FROM, CAPTURE_FROM = 10_000, 100
 """Steps of a run from which compiling pays on a CPU (5 to 20 seconds), and capturing on CUDA (about one)."""
@@ -172,7 +172,7 @@ def fit(
 
 def steps_of(passes: float, data: Data, batch_size: int) -> int:
     """How many steps make so many passes over the data."""
-    if isinstance(data, Captioned):
+    if isinstance(data, Conditioned):
         return round(passes * data.minibatches(batch_size).steps_per_pass)
     rows = data.train if isinstance(data, Dataset) else data[0] if isinstance(data, tuple | list) else data
     return round(passes * (len(cast(Sized, rows)) // batch_size))
@@ -219,7 +219,7 @@ def _resolve_compile(compile: Compile, steps: int, place: torch.device, ranks: R
 def _minibatches(
     pair: Pair, data: Data, batch_size: int, seed: int, place: torch.device, part: tuple[int, int], num_workers: int
 ) -> Minibatches | LoadedMinibatches:
-    if isinstance(data, Captioned):
+    if isinstance(data, Conditioned):
         return _checked(pair, _all_used(data.to(place).minibatches(batch_size, seed, part)))
     draw = data.draw if isinstance(data, Dataset) else None
     rows = data.train if isinstance(data, Dataset) else data

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae import data, evaluation
-from ppl_vae.data import Captioned, Dataset, as_batch
+from ppl_vae.data import Captioned, Conditioned, Dataset, Labelled, as_batch
 from ppl_vae.evaluation.chunks import require_positive
 from ppl_vae.seeds import check_seed
 
@@ -30,10 +30,10 @@ def absolute(name: str, root: str | None = None) -> str:
     return name if name in data.names() else str(Path(name).resolve())
 
 
-def blank_batch(dataset: Dataset[Any] | Captioned, num: int) -> tuple[Tensor, ...]:
-    """A batch for `num` samples: images that the model ignores, and captions of the first test data, in turn."""
-    if isinstance(dataset, Captioned):
-        return torch.zeros(num, *dataset.shape), dataset.test_captions(num)
+def blank_batch(dataset: Dataset[Any] | Conditioned, num: int) -> tuple[Tensor, ...]:
+    """A batch for `num` samples: data that the model ignores, and captions of the first test data or all classes."""
+    if isinstance(dataset, Conditioned):
+        return torch.zeros(num, *dataset.shape), dataset.conditions(num)
     return (dataset.test[:1].expand(num, *dataset.shape),)
 
 
@@ -62,13 +62,19 @@ def check_steps(steps: int) -> None:
         raise ValueError(f"steps: got {steps}, expected at least 1")
 
 
-def default_pairs(dataset: Dataset[Any] | Captioned) -> list[str]:
-    """One- and two-layer pairs: Burda et al.'s sizes, smaller ones for small images; with captions alignDRAW."""
+def default_pairs(dataset: Dataset[Any] | Conditioned) -> list[str]:
+    """One- and two-layer pairs: Burda et al.'s sizes, smaller ones for small images; with captions alignDRAW.
+
+    With classes a conditional VAE.
+    """
     likelihood = f', likelihood="discretised-logistic", levels={dataset.levels}'
     tail = "" if dataset.binarisation != "none" else likelihood
     if isinstance(dataset, Captioned):
         sizes = "latent_dim=24, hidden=192, steps=8, words=32, align=64, read=12, write=12"
         return [f"AlignDRAW({sizes}{tail})"]
+    if isinstance(dataset, Labelled):
+        sizes = "20, hidden=(100, 100)" if dataset.shape.numel() <= 100 else "50, hidden=(200, 200)"
+        return [f"ConditionalVAE(latent_dim={sizes}{tail})"]
     if dataset.shape.numel() <= 100:
         return [
             f"VAE(latent_dim=20, hidden=(100, 100){tail})",
@@ -89,7 +95,7 @@ def print_evaluation(reached: evaluation.Evaluation) -> None:
         print(f"{site}: {units.count} of {units.total} units active, KL {reached.kl[site]:.2f} nats")
 
 
-def about(dataset: Dataset[Any] | Captioned, num_particles: int, reached: Any) -> str:
+def about(dataset: Dataset[Any] | Conditioned, num_particles: int, reached: Any) -> str:
     """What the likelihood is of: data, binarisation, estimator."""
     note = f"; {dataset.note}" if dataset.note else ""
     return (

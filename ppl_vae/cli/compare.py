@@ -6,7 +6,7 @@ import torch
 
 from ppl_vae import comparison, report, runs, specs, tables, training
 from ppl_vae.cli.common import about, batch_on, check_steps, default_pairs
-from ppl_vae.data import Binarisation, Captioned, Dataset, is_composed, load_named
+from ppl_vae.data import Binarisation, Conditioned, Dataset, is_composed, load_named
 from ppl_vae.seeds import check_seed
 from ppl_vae.training import Compile
 
@@ -15,7 +15,7 @@ __all__ = ["compare"]
 LAYERED = ["elbo:1", "elbo:5", "iwae:5", "elbo:50", "iwae:50"]
 """Objectives of the table of Burda et al. 2015."""
 
-CAPTIONED = ["mean-field:1", "elbo:1", "iwae:5"]
+FEW = ["mean-field:1", "elbo:1", "iwae:5"]
 """Objectives for a pair of many steps, of which 50 particles would take long."""
 
 
@@ -47,8 +47,9 @@ def compare(
     Args:
         pair: a pair, `VAE(latent_dim=2)` or `my_file.py:MyPair`; may be repeated.
         objective: an objective, `elbo:5`, `iwae:50` or `RenyiELBO(alpha=0.5, num_particles=5)`; may be repeated.
-        data: digits, mnist, fashion-mnist, omniglot, cifar10, frey-faces; a file of arrays; or data with captions, as
-            for `ppl-vae train`: alignDRAW is then the pair, with objectives of few particles, by default.
+        data: digits, mnist, binarised-mnist, fashion-mnist, omniglot, cifar10, frey-faces; a file of arrays; or data
+            with classes or captions, as for `ppl-vae train`: a conditional VAE or alignDRAW is then the pair, with
+            objectives of few particles, by default.
         data_root: folder of the data sets; the environment variable PPL_VAE_DATA otherwise.
         binarisation: dynamic, static or none; the data set's usual one by default.
         data_seed: of static binarisation and of the test data's one draw.
@@ -72,8 +73,8 @@ def compare(
     folder = f"compare-{data.partition('(')[0] if is_composed(data) else Path(data).stem}" if out is None else out
     runs.check_free(folder, overwrite)
     dataset = load_named(data, binarisation=binarisation, root=data_root, seed=data_seed)
-    has_layers = objective is None and not isinstance(dataset, Captioned)
-    texts = objective or (LAYERED if has_layers else CAPTIONED)
+    has_layers = objective is None and not isinstance(dataset, Conditioned)
+    texts = objective or (LAYERED if has_layers else FEW)
     with runs.new_folder(folder, overwrite) as partial:  # before the work: it may turn out that it can't be made
         result = comparison.compare(
             {text: specs.maker(text, dataset) for text in pair or default_pairs(dataset)},
@@ -99,7 +100,7 @@ def compare(
     print(f"\n{about(dataset, num_particles, result.runs[0].evaluation)}\nResults: {folder}")
 
 
-def _workers(workers: int | None, dataset: Dataset | Captioned, device: str) -> int:
+def _workers(workers: int | None, dataset: Dataset | Conditioned, device: str) -> int:
     """All cores for small data on a CPU: one run keeps one core busy. Large data are not copied to processes."""
     if workers is not None:
         return workers

@@ -1,12 +1,14 @@
 """The commands that read a run: `ppl-vae evaluate | sample | reconstruct | complete | manifold`, and `list`."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ppl_vae import data, evaluation, generation, report, runs, specs, training
 from ppl_vae.cli.common import about, batch_on, blank_batch, check_evaluation, print_evaluation
+from ppl_vae.data import Labelled
 
 __all__ = ["check_num", "complete", "evaluate", "list_names", "manifold", "picture", "reconstruct", "sample"]
 
@@ -46,12 +48,20 @@ def evaluate(
     print(about(loaded.data, num_particles, reached))
 
 
-def sample(run: str, num: int = 64, seed: int = 0, out: str | None = None, data_root: str | None = None) -> None:
-    """Draw samples from a run's model: a PNG.
+def sample(
+    run: str,
+    num: int = 64,
+    label: int | None = None,
+    seed: int = 0,
+    out: str | None = None,
+    data_root: str | None = None,
+) -> None:
+    """Draw samples from a run's model: a PNG. Of a run on classes or captions: of each in turn.
 
     Args:
         run: a folder written by `ppl-vae train`.
         num: how many.
+        label: of this class alone, for a run on data with classes, `labelled(mnist)`.
         seed: of the samples.
         out: the PNG; RUN/samples.png by default.
         data_root: folder of the data sets, where it has moved.
@@ -59,8 +69,23 @@ def sample(run: str, num: int = 64, seed: int = 0, out: str | None = None, data_
     path = picture(out, run, "samples")
     loaded = runs.load_run(run, data_root)
     check_num(num)
-    images = generation.samples(loaded.pair, *blank_batch(loaded.data, num), seed=seed)
-    print(report.image_grid(images, path, title="samples"))
+    batch = blank_batch(loaded.data, num)
+    if label is not None:
+        batch = (batch[0], _class(loaded.data, label).expand(num))
+    images = generation.samples(loaded.pair, *batch, seed=seed)
+    columns = loaded.data.classes if isinstance(loaded.data, Labelled) and label is None else None  # one for each
+    title = "samples" if label is None else f"samples of class {label}"
+    print(report.image_grid(images, path, columns=columns, title=title))
+
+
+def _class(dataset: Any, label: int) -> Tensor:
+    """A class that is asked for, (1,)."""
+    if not isinstance(dataset, Labelled):
+        raise ValueError(
+            f"label: got {label} for a run on {dataset.name}, expected one on data with classes; train one by "
+            "ppl-vae train --data 'labelled(mnist)'"
+        )
+    return dataset.read(label)
 
 
 def reconstruct(run: str, num: int = 20, seed: int = 0, out: str | None = None, data_root: str | None = None) -> None:

@@ -85,9 +85,10 @@ def train(
         pair: a pair, `VAE(latent_dim=2)` or `my_file.py:MyPair`.
         objective: an objective, `elbo`, `iwae:50` or `RenyiELBO(alpha=0.5, num_particles=5)`.
         data: digits, mnist, binarised-mnist, fashion-mnist, omniglot, cifar10, frey-faces; a file of arrays; or a
-            folder of .npy files, train*.npy and test*.npy, of which the first stay on disk; or data with captions:
-            digits composed as they are asked for, `scenes(mnist, size=28, digit_size=14)`, or MS COCO from the folder
-            of its downloads, `coco('data/coco', size=32, cache='data/cache')`.
+            folder of .npy files, train*.npy and test*.npy, of which the first stay on disk; or data with their
+            classes, `labelled(mnist)`; or data with captions: digits composed as they are asked for,
+            `scenes(mnist, size=28, digit_size=14)`, or MS COCO from the folder of its downloads,
+            `coco('data/coco', size=32, cache='data/cache')`.
         data_root: folder of the data sets; the environment variable PPL_VAE_DATA otherwise.
         binarisation: dynamic, static or none; the data set's usual one by default.
         data_seed: of static binarisation and of the test data's one draw.

@@ -10,7 +10,9 @@ from ppl_vae.data.album import Album
 from ppl_vae.data.captioned import Captioned, CaptionedImages
 from ppl_vae.data.captions import Vocabulary
 from ppl_vae.data.coco import coco
+from ppl_vae.data.conditioned import Conditioned
 from ppl_vae.data.dataset import Binarisation, DataError, Dataset, binarise
+from ppl_vae.data.labelled import Labelled, labelled
 from ppl_vae.data.loaders import default_root, load, names
 from ppl_vae.data.loading import LoadedMinibatches
 from ppl_vae.data.local import from_tensor, load_file, load_folder
@@ -26,8 +28,10 @@ __all__ = [
     "Binarisation",
     "Captioned",
     "CaptionedImages",
+    "Conditioned",
     "DataError",
     "Dataset",
+    "Labelled",
     "LoadedMinibatches",
     "Minibatches",
     "Scenes",
@@ -39,6 +43,7 @@ __all__ = [
     "default_root",
     "from_tensor",
     "is_composed",
+    "labelled",
     "load",
     "load_file",
     "load_folder",

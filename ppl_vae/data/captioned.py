@@ -1,74 +1,42 @@
 """Images with captions: what all data for text-to-image have in common, and images that are kept as bytes."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from ppl_vae.data.album import Album
 from ppl_vae.data.captions import Vocabulary, tokens
-from ppl_vae.data.dataset import DataError
+from ppl_vae.data.conditioned import Conditioned
+from ppl_vae.data.dataset import Binarisation, DataError
 from ppl_vae.data.minibatch import Minibatches
 
 
-class Captioned(ABC):
+class Captioned(Conditioned):
     """Data whose batches are images and captions: x (B, C, S, S) float32 and word ids (B, L) int64, padded with 0.
 
     For pairs whose programs take (x, caption), such as `pairs.AlignDRAW`. Attributes: as of `Scenes`; the first tensor
     of `minibatches` is `train`.
     """
 
-    name: str
-    note: str
-    levels: int
-    train: Tensor
     vocabulary: Vocabulary
-    binarisation: Literal["dynamic", "none"]
     parts: ClassVar[tuple[str, str]]
     """The fields that hold training and test data, of which `subset` and `hold_out` take slices."""
     unit: ClassVar[str]
     """What those count."""
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in self.describe().items())})"
+    @property
+    def told(self) -> Mapping[str, int]:
+        """A pair must know how many word numbers there are."""
+        return {"vocabulary": len(self.vocabulary)}
 
     @property
     @abstractmethod
     def caption_length(self) -> int:
         """L, words of the longest caption."""
-
-    @property
-    @abstractmethod
-    def shape(self) -> torch.Size:
-        """Event shape of an image, (C, S, S)."""
-
-    @property
-    @abstractmethod
-    def pixel_means(self) -> Tensor:
-        """Mean grey values of the training images, (C, S, S)."""
-
-    @abstractmethod
-    def minibatches(self, batch_size: int, seed: int = 0, part: tuple[int, int] = (0, 1)) -> Minibatches:
-        """The training data in batches without end, on the device of the data."""
-
-    @abstractmethod
-    def test_batch(self) -> tuple[Tensor, Tensor]:
-        """The test set as evaluation sees it, images and captions: the same at every call, in every run."""
-
-    @abstractmethod
-    def test_captions(self, number: int) -> Tensor:
-        """The captions of `test_batch` from the first, and once more where there are fewer, (number, L) int64."""
-
-    @abstractmethod
-    def to(self, device: torch.device | str) -> Self:
-        """The same data on `device`."""
-
-    @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """What a number on these data depends on, ready for JSON."""
 
     @abstractmethod
     def _held_out(self, part: Any) -> tuple[Tensor, Tensor]:
@@ -160,7 +128,7 @@ class CaptionedImages(Captioned):
     buckets: tuple[int, ...]
     note: str = ""
     train: Tensor = field(init=False)
-    binarisation: Literal["dynamic", "none"] = field(init=False, default="none")
+    binarisation: Binarisation = field(init=False, default="none")
     levels: int = field(init=False, default=256)
 
     parts = ("train_album", "test_album")
@@ -211,7 +179,7 @@ class CaptionedImages(Captioned):
         """Test images with the first caption of each, always the same; `test_album.captions_of` has the others."""
         return self.test_album.grey(), self.test_album.first_captions()
 
-    def test_captions(self, number: int) -> Tensor:
+    def conditions(self, number: int) -> Tensor:
         """The captions of `test_batch` from the first, and once more where there are fewer, (number, L) int64."""
         captions = self.test_album.first_captions()
         return captions[torch.arange(number) % len(captions)]

@@ -1,4 +1,4 @@
-"""Data by a text: a data set's name, a file or a folder, or a call that makes captioned data."""
+"""Data by a text: a data set's name, a file or a folder, or a call that makes data with classes or captions."""
 
 import ast
 import inspect
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ppl_vae.data.captioned import Captioned
 from ppl_vae.data.coco import coco
+from ppl_vae.data.conditioned import Conditioned
 from ppl_vae.data.dataset import Binarisation, DataError, Dataset
+from ppl_vae.data.labelled import labelled
 from ppl_vae.data.loaders import load
 from ppl_vae.data.scenes import scenes
 
@@ -32,12 +33,16 @@ class _Context(NamedTuple):
     seed: int
 
 
-def _scenes(source: str, settings: dict[str, Any], context: _Context) -> Captioned:
+def _scenes(source: str, settings: dict[str, Any], context: _Context) -> Conditioned:
     digits = load(source, binarisation="none", root=context.root)
     return scenes(digits, binarisation=context.binarisation, seed=context.seed, **settings)  # type: ignore[arg-type]
 
 
-def _coco(source: str, settings: dict[str, Any], context: _Context) -> Captioned:
+def _labelled(source: str, settings: dict[str, Any], context: _Context) -> Conditioned:
+    return labelled(load(source, binarisation=context.binarisation, root=context.root, seed=context.seed), **settings)
+
+
+def _coco(source: str, settings: dict[str, Any], context: _Context) -> Conditioned:
     if context.binarisation not in (None, "none"):
         raise DataError(f"got binarisation {context.binarisation!r}, expected 'none' for photographs; leave it out")
     places = {key: _placed(settings[key], context.root) for key in _PATHS if settings.get(key) is not None}
@@ -46,7 +51,7 @@ def _coco(source: str, settings: dict[str, Any], context: _Context) -> Captioned
 
 @dataclass(frozen=True)
 class _Maker:
-    """A kind of captioned data.
+    """A kind of data with classes or captions.
 
     Args:
         make: from what it is called on, the settings, and what else the command says.
@@ -56,14 +61,17 @@ class _Maker:
         is_path: whether it is called on a folder.
     """
 
-    make: Callable[[str, dict[str, Any], _Context], Captioned]
-    function: Callable[..., Captioned]
+    make: Callable[[str, dict[str, Any], _Context], Conditioned]
+    function: Callable[..., Conditioned]
     settings: tuple[str, ...]
     usage: str
     is_path: bool = False
 
 
 _MAKERS = {
+    "labelled": _Maker(
+        _labelled, labelled, ("classes",), "the name of a data set with classes, such as labelled(mnist)"
+    ),
     "scenes": _Maker(
         _scenes,
         scenes,
@@ -83,12 +91,12 @@ _PATHS = ("cache",)
 
 
 def is_composed(text: str) -> bool:
-    """Whether a text asks for captioned data, and not for a data set, a file or a folder."""
+    """Whether a text asks for data with classes or captions, and not for a data set, a file or a folder."""
     return text.lstrip().startswith(tuple(f"{name}(" for name in _MAKERS))
 
 
 def with_absolute_paths(text: str, root: str | Path | None = None) -> str:
-    """A call that makes captioned data with absolute paths, wherever they are relative to the working folder.
+    """A call that makes such data with absolute paths, wherever they are relative to the working folder.
 
     Raises:
         DataError: the text is no such call.
@@ -103,16 +111,16 @@ def with_absolute_paths(text: str, root: str | Path | None = None) -> str:
 
 def load_named(
     text: str, *, binarisation: Binarisation | None = None, root: str | Path | None = None, seed: int = 0
-) -> Dataset[Any] | Captioned:
-    """What `load` loads, or captioned data: `scenes(mnist, size=28, digit_size=14)`, `coco('data/coco', size=32)`.
+) -> Dataset[Any] | Conditioned:
+    """What `load` loads, or data with classes or captions: `labelled(mnist)`, `scenes(mnist, size=28, digit_size=14)`.
 
     Args:
-        text: as for `load`; or a call of `scenes` with the name of a data set, or of `coco` with its folder (relative
-            to `root` where that is given), and plain values of their settings.
+        text: as for `load`; or a call of `labelled` or `scenes` with the name of a data set, or of `coco` with its
+            folder (relative to `root` where that is given), and plain values of their settings.
         binarisation, root, seed: as for `load`.
 
     Raises:
-        DataError: what `load`, `scenes` and `coco` raise, or a text that is no such call.
+        DataError: what `load`, `labelled`, `scenes` and `coco` raise, or a text that is no such call.
 
     Example:
         >>> load_named("scenes(digits, size=16, num_train=10)").shape
@@ -130,7 +138,7 @@ def load_named(
 
 
 def _read(text: str) -> _Call:
-    """The parts of a call that makes captioned data."""
+    """The parts of a call that makes data with classes or captions."""
     text = text.strip()
     name = text.partition("(")[0]
     try:

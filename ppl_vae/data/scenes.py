@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from ppl_vae.data.captioned import Captioned
 from ppl_vae.data.captions import Vocabulary
-from ppl_vae.data.dataset import DataError, Dataset
+from ppl_vae.data.dataset import Binarisation, DataError, Dataset
 from ppl_vae.data.glyphs import DigitImages, Painter
 from ppl_vae.data.minibatch import Minibatches
 from ppl_vae.data.scene_facts import (
@@ -102,7 +102,7 @@ class Scenes(Captioned):
     templates: tuple[int, ...]
     seed: int = 0
     note: str = ""
-    binarisation: Literal["dynamic", "none"] = "dynamic"
+    binarisation: Binarisation = "dynamic"
     levels: int = 256
     vocabulary: Vocabulary = field(init=False)
     _wording: Wording = field(init=False)
@@ -201,7 +201,7 @@ class Scenes(Captioned):
             x = torch.bernoulli(x, generator=self._stream("test bits"))
         return x.to(self.test.device), self.captions(self.test)
 
-    def test_captions(self, number: int) -> Tensor:
+    def conditions(self, number: int) -> Tensor:
         """The captions of `test_batch` from the first, and once more where there are fewer, (number, L) int64."""
         return self.captions(self.test[torch.arange(number) % len(self.test)])
 
@@ -339,7 +339,7 @@ def scenes(
     num_train: int = 100_000,
     num_test: int = 1_000,
     banned: Sequence[int] | None = None,
-    binarisation: Literal["dynamic", "none"] | None = None,
+    binarisation: Binarisation | None = None,
     seed: int = 0,
     name: str | None = None,
 ) -> Scenes:

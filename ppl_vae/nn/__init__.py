@@ -16,6 +16,7 @@ from ppl_vae.nn.heads import (
 from ppl_vae.nn.init import glorot_
 from ppl_vae.nn.made import MADE
 from ppl_vae.nn.merge import merge_normals
+from ppl_vae.nn.one_hot import OneHot
 from ppl_vae.nn.pixel_cnn import GatedPixelCNN, PixelCNN
 from ppl_vae.nn.pixel_cnn_plus import PixelCNNPlus
 from ppl_vae.nn.pixel_rnn import DiagonalBiLSTM, RowLSTM, skewed, unskewed
@@ -48,6 +49,7 @@ __all__ = [
     "LogisticMixtureHead",
     "Memory",
     "NormalHead",
+    "OneHot",
     "PixelCNN",
     "PixelCNNPlus",
     "PixelTrunk",

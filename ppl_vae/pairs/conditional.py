@@ -12,7 +12,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from ppl_vae.data.quadrants import UNKNOWN
-from ppl_vae.nn import ConvEncoder, Head, Rollout, as_shape, as_size
+from ppl_vae.nn import ConvEncoder, Head, OneHot, Rollout, as_shape, as_size
 from ppl_vae.pair import Pair
 from ppl_vae.pairs import networks
 from ppl_vae.pairs.networks import Activation, Likelihood, TrunkName
@@ -25,7 +25,7 @@ class ConditionalPair(Pair):
 
     Args:
         data_shape: shape of one y.
-        given_shape: shape of one c.
+        given_shape: shape of one c; None where it is a class.
         hidden: units of hidden layers (channels, if convolutional).
         trunk: "mlp" or "conv".
         activation: makes the nonlinearity between layers.
@@ -33,9 +33,11 @@ class ConditionalPair(Pair):
         condition_dim: how many features.
         image_features: how many of an image of the "conv" trunk.
         completion: c is y where it is given, and `UNKNOWN` elsewhere.
+        classes: K, where c are classes.
 
     Raises:
-        ValueError: condition without condition_dim, or the reverse; completion where y and c are of unlike shapes.
+        ValueError: condition without condition_dim, or the reverse; completion where y and c are of unlike shapes;
+            classes beside one of these, or neither classes nor given_shape.
     """
 
     data_site = "y"
@@ -46,7 +48,7 @@ class ConditionalPair(Pair):
     def __init__(
         self,
         data_shape: Sequence[int],
-        given_shape: Sequence[int],
+        given_shape: Sequence[int] | None,
         hidden: Sequence[int],
         trunk: TrunkName,
         activation: Activation,
@@ -54,9 +56,18 @@ class ConditionalPair(Pair):
         condition_dim: int | None,
         image_features: int,
         completion: bool,
+        classes: int | None,
     ) -> None:
         super().__init__()
-        self.data_shape, self.given_shape = as_shape(data_shape, "data_shape"), as_shape(given_shape, "given_shape")
+        if (classes is None) == (given_shape is None) or (classes is not None and condition is not None):
+            raise ValueError(
+                f"given_shape: got {given_shape} and classes={classes}, expected one of them: what shape c has, or how "
+                "many classes it is one of (which need no condition)"
+            )
+        if classes is not None:
+            condition, condition_dim = OneHot(classes), classes
+        self.data_shape = as_shape(data_shape, "data_shape")
+        self.given_shape = as_shape(given_shape or (), "given_shape")
         if completion and self.data_shape != self.given_shape:
             raise ValueError(
                 f"completion: got data_shape {self.data_shape} and given_shape {self.given_shape}, expected one shape: "
@@ -118,7 +129,7 @@ class Prediction(ConditionalPair):
         data_shape: shape of one y, (1, 28, 28) say.
         given_shape: shape of one c.
         hidden: units of the hidden layers (channels of the encoder, if convolutional; the decoder's reversed).
-        trunk, activation, condition, condition_dim, image_features, completion: as of `ConditionalVAE`.
+        trunk, activation, condition, condition_dim, image_features, completion, classes: as of `ConditionalVAE`.
         likelihood, variance, levels: as of `ConditionalVAE`.
 
     Raises:
@@ -137,7 +148,7 @@ class Prediction(ConditionalPair):
     def __init__(
         self,
         data_shape: Sequence[int],
-        given_shape: Sequence[int],
+        given_shape: Sequence[int] | None = None,
         hidden: Sequence[int] = (500, 500),
         *,
         trunk: TrunkName = "mlp",
@@ -149,11 +160,11 @@ class Prediction(ConditionalPair):
         condition_dim: int | None = None,
         image_features: int = 256,
         completion: bool = False,
+        classes: int | None = None,
     ) -> None:
         hidden = as_shape(hidden, "hidden")
-        super().__init__(
-            data_shape, given_shape, hidden, trunk, activation, condition, condition_dim, image_features, completion
-        )
+        reading = condition, condition_dim, image_features, completion, classes
+        super().__init__(data_shape, given_shape, hidden, trunk, activation, *reading)
         head = networks.likelihood_head(likelihood, self.data_shape, variance, levels)
         units = hidden[::-1] if trunk == "conv" else hidden
         self.generation = networks.decoder(trunk, self.condition_dim, head, units, activation)
@@ -203,11 +214,13 @@ class ConditionalVAE(ConditionalPair):
         condition_dim: how many features `condition` makes of one c.
         image_features: see trunk.
         completion: see above.
+        classes: K, instead of given_shape: c (B,) are classes, whole numbers from 0 to K - 1.
         baseline: see above.
 
     Raises:
         ValueError: an unknown trunk or likelihood, or sizes below 1; condition without condition_dim, or the reverse;
-            completion where y and c are of unlike shapes; a baseline of other shapes.
+            completion where y and c are of unlike shapes; both given_shape and classes, or none; a baseline of other
+            shapes.
 
     References:
         Learning structured output representation using deep conditional generative models, Sohn, Lee & Yan 2015,
@@ -222,7 +235,7 @@ class ConditionalVAE(ConditionalPair):
     def __init__(
         self,
         data_shape: Sequence[int],
-        given_shape: Sequence[int],
+        given_shape: Sequence[int] | None = None,
         latent_dim: int = 200,
         hidden: Sequence[int] = (500, 500),
         *,
@@ -235,12 +248,12 @@ class ConditionalVAE(ConditionalPair):
         condition_dim: int | None = None,
         image_features: int = 256,
         completion: bool = False,
+        classes: int | None = None,
         baseline: Prediction | None = None,
     ) -> None:
         hidden = as_shape(hidden, "hidden")
-        super().__init__(
-            data_shape, given_shape, hidden, trunk, activation, condition, condition_dim, image_features, completion
-        )
+        reading = condition, condition_dim, image_features, completion, classes
+        super().__init__(data_shape, given_shape, hidden, trunk, activation, *reading)
         self.latent_dim = as_size(latent_dim, "latent_dim")
         head = networks.likelihood_head(likelihood, self.data_shape, variance, levels)
         self.baseline = None if baseline is None else self._frozen(baseline)

@@ -82,7 +82,7 @@ def test_the_test_set_is_each_image_with_its_first_caption(data: CaptionedImages
         assert torch.equal(captions[number], several[0])
     assert sum(len(data.test_album.captions_of(n)) for n in range(9)) == len(data.test_album.captions)
     assert all(torch.equal(a, b) for a, b in zip(data.to("cpu").test_batch(), (x, captions), strict=True))
-    assert torch.equal(data.test_captions(11), torch.cat([captions, captions[:2]]))
+    assert torch.equal(data.conditions(11), torch.cat([captions, captions[:2]]))
     with pytest.raises(DataError, match="got image 9, expected 0 to 8"):
         data.test_album.captions_of(9)
 
