@@ -420,3 +420,23 @@ def test_a_completion_scores_elements_one_at_a_time():
 def test_bad_conditions(pair: ConditionalPair, c, message):
     with pytest.raises(ValueError, match=message):
         pair.model(torch.zeros(6, 4), c)
+
+
+@pytest.mark.parametrize("make", [Prediction, ConditionalVAE], ids=["prediction", "vae"])
+def test_a_class_is_its_unit_vector(make: type[Prediction | ConditionalVAE]) -> None:
+    by_class, by_vector = make((1, 2, 3), hidden=(5,), classes=4), make((1, 2, 3), (4,), hidden=(5,))
+    by_vector.load_state_dict(by_class.state_dict())
+    y, c = torch.rand(6, 1, 2, 3).round(), torch.tensor([0, 3, 1, 1, 2, 0])
+    check_pair(by_class, y, c).raise_if_failed()
+    bounds = [
+        evaluation.bound(pair, Trace_ELBO(), y, given, seed=0)
+        for pair, given in ((by_class, c), (by_vector, torch.eye(4)[c]))
+    ]
+    assert torch.equal(*bounds)
+
+
+def test_classes_or_a_shape() -> None:
+    with pytest.raises(ValueError, match=r"given_shape: got \(3,\) and classes=4, expected one of them"):
+        ConditionalVAE((4,), (3,), classes=4)
+    with pytest.raises(ValueError, match="given_shape: got None and classes=None, expected one of them"):
+        Prediction((4,))
