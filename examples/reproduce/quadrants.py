@@ -14,9 +14,11 @@ All three of the CVAE are above its -log p(y | c) in expectation.
 
 Deviations from the tutorial: which weights are kept, and when to stop, is said by the last twelfth of the training
 data (5,000 of MNIST's 60,000), there by the test data. `fit` asks at a hundred points of the longest run, which are
-two in each of 50 passes: a patience of 3 passes is one of 6 points. p(y | c, z) sees the guess too, as in the paper,
-there z alone. Weights start from Glorot's law. The command goes on with a run that was stopped, and repeats no
-quadrants that are finished; processes may share a folder, each with --quadrants of its own.
+two in each of 50 passes: a patience of 3 passes is one of 6 points. Weights start from Glorot's law. As there,
+p(y | c, z) sees z alone; with --direct it sees the guess too, as in the paper, and may then do without z.
+
+The command goes on with a run that was stopped, and repeats no quadrants that are finished; processes may share a
+folder, each with --quadrants of its own.
 
     python examples/reproduce/quadrants.py --root DATA --out FOLDER
 """
@@ -61,10 +63,11 @@ def main() -> None:
     parser.add_argument("--passes", type=float, default=50, help="at most, of each training")
     parser.add_argument("--num-train", type=int, help="the first so many alone, for a trial")
     parser.add_argument("--num-test", type=int, help="the first so many alone, for a trial")
+    parser.add_argument("--direct", action="store_true", help="p(y | c, z) sees the guess as well")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     data = load(args.data, root=args.root, binarisation="none").subset(args.num_train, args.num_test)
-    settings = settings_of(data, args.passes, args.seed)
+    settings = settings_of(data, args.passes, args.direct, args.seed)
     claim(args.out, settings, parser)
     for number in args.quadrants:
         folder = args.out / f"quadrants-{number}"
@@ -75,9 +78,10 @@ def main() -> None:
     print(summary(args.out, settings))
 
 
-def settings_of(data: Dataset, passes: float, seed: int) -> dict[str, Any]:
+def settings_of(data: Dataset, passes: float, direct: bool, seed: int) -> dict[str, Any]:
     """What all numbers depend on, as JSON gives it back."""
     networks = {"hidden": HIDDEN, "latent_dim": LATENT_DIM, "activation": "ReLU", "likelihood": "grey-bernoulli"}
+    networks |= {"direct": direct}
     training = {"optimiser": "Adam", "learning_rate": RATE, "batch_size": BATCH, "passes": passes}
     stopping = {"validation": len(data.train) // 12, "patience_passes": PATIENCE}
     draws = {"elbo_draws": ELBO_DRAWS, "particles": PARTICLES}
@@ -104,7 +108,7 @@ def complete(data: Dataset, number: Any, settings: dict[str, Any], folder: Path)
     torch.manual_seed(seed)
     network = Prediction(shape, shape, **options)
     trainings = {"network": train(network, *parts, settings, folder / "network")}
-    cvae = ConditionalVAE(shape, shape, LATENT_DIM, **options, baseline=network)
+    cvae = ConditionalVAE(shape, shape, LATENT_DIM, **options, direct=settings["direct"], baseline=network)
     trainings["CVAE"] = train(cvae, *parts, settings, folder / "cvae")
     y, c = (part.to(cvae.reference()) for part in quadrants(data.test, number))
     nats = measure(network, cvae, y, c, seed)

@@ -185,6 +185,8 @@ class Prediction(ConditionalPair):
 class ConditionalVAE(ConditionalPair):
     """p(z | c) = prior(f);  p(y | c, z) = generation([z, f]);  q(z | y, c) = recognition([y, f]);  f = condition(c).
 
+    Or generation(z), if not `direct`: what is known of c then goes through z.
+
     The first argument y of both programs is modelled, the second, c, is conditioned on. Prior and recognition are
     diagonal Normals. Sites "z" and "y".
 
@@ -215,6 +217,7 @@ class ConditionalVAE(ConditionalPair):
         image_features: see trunk.
         completion: see above.
         classes: K, instead of given_shape: c (B,) are classes, whole numbers from 0 to K - 1.
+        direct: whether the generation network sees f beside z. With it, a c that tells most of y leaves z unused.
         baseline: see above.
 
     Raises:
@@ -224,7 +227,7 @@ class ConditionalVAE(ConditionalPair):
 
     References:
         Learning structured output representation using deep conditional generative models, Sohn, Lee & Yan 2015,
-        sections 4 and 5.1; sizes are those of Pyro's tutorial, whose generation network sees z alone.
+        sections 4 and 5.1; sizes are those of Pyro's tutorial, which is not direct.
 
     Example:
         >>> pair = ConditionalVAE((1, 8, 8), (3,), latent_dim=2, hidden=(50,))
@@ -249,6 +252,7 @@ class ConditionalVAE(ConditionalPair):
         image_features: int = 256,
         completion: bool = False,
         classes: int | None = None,
+        direct: bool = True,
         baseline: Prediction | None = None,
     ) -> None:
         hidden = as_shape(hidden, "hidden")
@@ -262,7 +266,8 @@ class ConditionalVAE(ConditionalPair):
         units = (image_features,) if trunk == "conv" else hidden
         self.prior = networks.conditional_normal(seen, latent_dim, units, activation)
         self.recognition = networks.conditional_normal(size + seen, latent_dim, units, activation)
-        self.generation = networks.decoder(trunk, latent_dim + seen, head, hidden[::-1], activation)
+        self.direct = direct
+        self.generation = networks.decoder(trunk, latent_dim + seen * direct, head, hidden[::-1], activation)
         self.rollout = Rollout()
 
     def train(self, mode: bool = True) -> Self:
@@ -287,7 +292,8 @@ class ConditionalVAE(ConditionalPair):
         with pyro.plate("data", len(y), dim=-1):
             f = self._seen(c)
             z = pyro.sample("z", self.prior(f))
-            seen = torch.cat([z, f.expand(*z.shape[:-1], -1)], -1)  # z may be of K particles, (K, B, D)
+            # z may be of K particles, (K, B, D).
+            seen = torch.cat([z, f.expand(*z.shape[:-1], -1)], -1) if self.direct else z
             pyro.sample("y", self.counted(self.generation(seen), c), obs=y)
 
     def guide(self, y: Tensor, c: Tensor) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ppl_vae import evaluation, fit
+from ppl_vae import evaluation, fit, generation
 from ppl_vae.compile import eager_backward, loss_state, record
 from ppl_vae.data.quadrants import UNKNOWN, Quadrants, quadrants
 from ppl_vae.nn import MLP
@@ -440,3 +440,13 @@ def test_classes_or_a_shape() -> None:
         ConditionalVAE((4,), (3,), classes=4)
     with pytest.raises(ValueError, match="given_shape: got None and classes=None, expected one of them"):
         Prediction((4,))
+
+
+def test_not_direct_all_that_is_known_goes_through_z() -> None:
+    y, c = torch.rand(5, 4).round(), torch.rand(5, 3)
+    for direct in (True, False):
+        pair = ConditionalVAE((4,), (3,), latent_dim=2, hidden=(6,), direct=direct)
+        check_pair(pair, y, c).raise_if_failed()
+        z = {"z": torch.randn(1, 2).expand(5, 2)}
+        means = generation.decode(pair, z, y, c).mean
+        assert torch.equal(means, means[:1].expand_as(means)) is not direct
