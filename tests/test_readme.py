@@ -64,6 +64,15 @@ def test_the_iwae_table_is_the_committed_result() -> None:
             assert f"\n| {layers[0]} | {k} | {told} |{gap} |\n" in RESULTS_SECTION, (layers, k)
 
 
+def test_the_rows_of_60_passes_are_the_committed_result() -> None:
+    found = json.loads((RESULTS / "iwae-mnist-60-passes" / "results.json").read_text())
+    rows = {row["row"]: row for row in found["rows"]}
+    for name in ("VAE, k = 1", "VAE, k = 5", "IWAE, k = 5"):
+        row = rows[f"1 layer, {name}"]
+        assert row["state"] == "finished" and row["steps"] == 178_800
+        assert f"\n| {name} | {row['ours']} | {row['active units']} | {row['published']} |\n" in RESULTS_SECTION
+
+
 def test_the_readmes_pair_runs() -> None:
     (code,) = [c for c in re.findall(r"```python\n(.*?)```", README, re.S) if "class MyPair" in c]
     code = code.replace("digits, steps=2000", "digits, steps=3, seeds=1, num_particles=5")
