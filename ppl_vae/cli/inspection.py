@@ -191,6 +191,6 @@ def list_names() -> None:
     for title, names in (
         ("pairs", specs.pair_names()),
         ("objectives", specs.objective_names()),
-        ("data", data.names()),
+        ("data", (*data.names(), *data.composed_names())),
     ):
         print(f"{title}: {', '.join(names)}")

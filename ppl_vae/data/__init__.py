@@ -17,7 +17,7 @@ from ppl_vae.data.loaders import default_root, load, names
 from ppl_vae.data.loading import LoadedMinibatches
 from ppl_vae.data.local import from_tensor, load_file, load_folder
 from ppl_vae.data.minibatch import Minibatches, as_batch
-from ppl_vae.data.named import is_composed, load_named, with_absolute_paths
+from ppl_vae.data.named import composed_names, is_composed, load_named, with_absolute_paths
 from ppl_vae.data.quadrants import UNKNOWN, quadrants
 from ppl_vae.data.scenes import Scenes, scenes
 from ppl_vae.data.stored import Stored
@@ -40,6 +40,7 @@ __all__ = [
     "as_batch",
     "binarise",
     "coco",
+    "composed_names",
     "default_root",
     "from_tensor",
     "is_composed",

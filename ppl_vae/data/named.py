@@ -14,7 +14,7 @@ from ppl_vae.data.labelled import labelled
 from ppl_vae.data.loaders import load
 from ppl_vae.data.scenes import scenes
 
-__all__ = ["is_composed", "load_named", "with_absolute_paths"]
+__all__ = ["composed_names", "is_composed", "load_named", "with_absolute_paths"]
 
 
 class _Call(NamedTuple):
@@ -57,37 +57,44 @@ class _Maker:
         make: from what it is called on, the settings, and what else the command says.
         function: has the settings among its arguments.
         settings: those that may be given.
-        usage: what is expected, for errors.
+        kind: what it is called on.
+        example: of a call.
         is_path: whether it is called on a folder.
     """
 
     make: Callable[[str, dict[str, Any], _Context], Conditioned]
     function: Callable[..., Conditioned]
     settings: tuple[str, ...]
-    usage: str
+    kind: str
+    example: str
     is_path: bool = False
 
 
 _MAKERS = {
-    "labelled": _Maker(
-        _labelled, labelled, ("classes",), "the name of a data set with classes, such as labelled(mnist)"
-    ),
+    "labelled": _Maker(_labelled, labelled, ("classes",), "the name of a data set with classes", "labelled(mnist)"),
     "scenes": _Maker(
         _scenes,
         scenes,
         ("size", "digit_size", "coloured", "templates", "num_train", "num_test", "banned"),
-        "a data set of digits and settings, such as scenes(mnist, size=28, digit_size=14)",
+        "a data set of digits and settings",
+        "scenes(mnist, size=28, digit_size=14)",
     ),
     "coco": _Maker(
         _coco,
         coco,
         ("size", "year", "min_words", "max_words", "buckets", "least", "cache", "progress"),
-        "the folder of COCO's downloads, in quotes, and settings, such as coco('data/coco', size=32)",
+        "the folder of COCO's downloads, in quotes, and settings",
+        "coco('data/coco', size=32)",
         is_path=True,
     ),
 }
 _PATHS = ("cache",)
 """Settings that are paths."""
+
+
+def composed_names() -> tuple[str, ...]:
+    """The calls that make data with classes or captions, as one would write them."""
+    return tuple(maker.example for maker in _MAKERS.values())
 
 
 def is_composed(text: str) -> bool:
@@ -169,6 +176,5 @@ def _no_call(name: str, text: str, reason: str) -> DataError:
     maker = _MAKERS[name]
     parameters = inspect.signature(maker.function).parameters.items()
     taken = [p.replace(annotation=p.empty) for n, p in parameters if n in maker.settings]
-    return DataError(
-        f"data: got {text[:200]!r} ({reason}), expected {maker.usage}; the settings are {', '.join(map(str, taken))}"
-    )
+    expected, settings = f"{maker.kind}, such as {maker.example}", ", ".join(map(str, taken))
+    return DataError(f"data: got {text[:200]!r} ({reason}), expected {expected}; the settings are {settings}")
