@@ -5,6 +5,7 @@ python examples/09_pixels.py --data mnist --half --hidden 32 --layers 8 --steps 
 """
 
 import argparse
+import math
 from dataclasses import replace
 
 import torch
@@ -52,7 +53,8 @@ for name, pair in pairs.items():
     x = images.test_batch().to(pair.reference().device)
     nll = -evaluation.log_likelihood(pair, x, num_particles=particles, seed=0)
     error = nll.std() / len(nll) ** 0.5
-    print(f"  {name:20} {size(pair):8,} parameters: NLL {nll.mean():.2f} ({error:.2f})")
+    bits = nll.mean() / (math.log(2) * images.shape.numel())
+    print(f"  {name:20} {size(pair):8,} parameters: NLL {nll.mean():.2f} ({error:.2f}), {bits:.3f} bits per dimension")
 
 height = images.shape[1]
 given = (torch.arange(height) < height // 2)[:, None].expand(images.shape)
