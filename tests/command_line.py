@@ -26,6 +26,21 @@ FORM = r"\bgot .*\bexpected .*; (?!expected)"
 """Of a message: what was got, what is expected; what to do."""
 
 
+def run(*words: str) -> None:
+    """`ppl-vae` with these words, in this process."""
+    cli.main(list(words))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line with which `ppl-vae` refuses these words."""
+    with pytest.raises(SystemExit) as stopped:
+        run(*words)
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "got" in message and "expected" in message
+    return message
+
+
 @dataclass(frozen=True)
 class Case:
     """What is given to the program: words, files (path -> content), and whether it must be refused, with mentions."""

@@ -7,8 +7,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from ppl_vae import cli
 from tests.coco_folder import file_name, write_coco
+from tests.command_line import refused, run
 
 DATA = "coco(coco, size=8, least=1, cache='kept')"
 PAIR = (
@@ -24,21 +24,8 @@ def _beside_a_coco_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
 
 
-def run(*words: str) -> None:
-    cli.main(list(words))
-
-
 def trained(*words: str) -> None:
     run("train", "--data", DATA, "--pair", PAIR, *TINY, *words)
-
-
-def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        run(*words)
-    assert stopped.value.code == 2
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1 and "got" in message and "expected" in message
-    return message
 
 
 def test_train_then_all_that_reads_a_run(

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from ppl_vae import Pair, cli, generation, runs
+from ppl_vae import Pair, generation, runs
+from tests.command_line import refused, run
 
 DATA = "labelled(digits)"
 TINY = ["--steps", "3", "--batch_size", "10", "--num_particles", "2", "--num_test", "20", "--progress", "false"]
@@ -20,19 +21,6 @@ VAE = "ConditionalVAE(latent_dim=2, hidden=(5,))"
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def run(*words: str) -> None:
-    cli.main(list(words))
-
-
-def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        run(*words)
-    assert stopped.value.code == 2
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1 and "got" in message and "expected" in message
-    return message
 
 
 @pytest.mark.parametrize("pair", [PIXELS, VAE, "MADE(hidden=(5,))"])

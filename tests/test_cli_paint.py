@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ppl_vae import cli, runs
+from ppl_vae import runs
+from tests.command_line import refused, run
 
 SCENES = "scenes(digits, size=16, templates=('top left', 'bottom right'), num_train=60, num_test=6)"
 PAIR = "AlignDRAW(latent_dim=2, hidden=6, steps=2, words=2, align=3, read=3, write=3)"
@@ -21,21 +22,8 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
 
 
-def run(*words: str) -> None:
-    cli.main(list(words))
-
-
 def trained(*words: str) -> None:
     run("train", "--data", SCENES, "--pair", PAIR, *TINY, *words)
-
-
-def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        run(*words)
-    assert stopped.value.code == 2
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1 and "got" in message and "expected" in message
-    return message
 
 
 def test_train_then_all_that_reads_a_run(capsys: pytest.CaptureFixture[str]) -> None:
