@@ -48,7 +48,7 @@ def test_an_evaluation_keeps_no_tensor_for_each_part() -> None:
     assert late < early + 60  # it was several for each part
 
 
-def test_weight_diagnostics_keep_none_either() -> None:
+def test_weight_diagnostics_of_parts_are_those_of_all_data_in_form() -> None:
     pair, x = VAE((1, 8, 8), latent_dim=2, hidden=(4,)), torch.rand(6, 1, 8, 8).round()
     whole = evaluation.weight_diagnostics(pair, x, num_particles=30, seed=0, batch_size=6)
     parts = evaluation.weight_diagnostics(pair, x, num_particles=30, seed=0, batch_size=1)
