@@ -1,6 +1,7 @@
-"""Distributions of pixels that Pyro lacks; each a real `TorchDistribution`."""
+"""Distributions of pixels and codes that Pyro lacks; each a real `TorchDistribution`."""
 
 from ppl_vae.distributions.autoregressive import Autoregressive, Conditionals
+from ppl_vae.distributions.codebook import Codebook, nearest_codes, vectors_of
 from ppl_vae.distributions.discretised_logistic import DiscretisedLogistic, GreyLevels
 from ppl_vae.distributions.grey_bernoulli import GreyBernoulli
 from ppl_vae.distributions.grey_categorical import GreyCategorical
@@ -9,6 +10,7 @@ from ppl_vae.distributions.precision import at_least_float32
 
 __all__ = [
     "Autoregressive",
+    "Codebook",
     "Conditionals",
     "DiscretisedLogistic",
     "DiscretisedLogisticMixture",
@@ -16,4 +18,6 @@ __all__ = [
     "GreyCategorical",
     "GreyLevels",
     "at_least_float32",
+    "nearest_codes",
+    "vectors_of",
 ]

@@ -1,8 +1,10 @@
 """Networks that give distributions: `nn.Sequential(trunk, head)`."""
 
+from ppl_vae.nn.attention import CausalAttention
 from ppl_vae.nn.batch_norm import BatchNorm
 from ppl_vae.nn.causal import CausalNetwork, CausalTrunk, ImageTrunk, PixelTrunk
 from ppl_vae.nn.causal_conv import CausalConv2d, causal_mask
+from ppl_vae.nn.code_heads import CodebookHead, CodeNetwork
 from ppl_vae.nn.heads import (
     BernoulliHead,
     CategoricalHead,
@@ -20,7 +22,9 @@ from ppl_vae.nn.one_hot import OneHot
 from ppl_vae.nn.pixel_cnn import GatedPixelCNN, PixelCNN
 from ppl_vae.nn.pixel_cnn_plus import PixelCNNPlus
 from ppl_vae.nn.pixel_rnn import DiagonalBiLSTM, RowLSTM, skewed, unskewed
+from ppl_vae.nn.quantiser import Quantiser, k_means, straight_through
 from ppl_vae.nn.recurrent import LSTM, Memory
+from ppl_vae.nn.residual import ResidualBlocks, ResidualDown, ResidualUp
 from ppl_vae.nn.rollout import Rollout
 from ppl_vae.nn.sentences import Alignment, SentenceEncoder, SentenceReader, Words
 from ppl_vae.nn.shapes import Shape, as_shape, as_size
@@ -35,9 +39,12 @@ __all__ = [
     "BatchNorm",
     "BernoulliHead",
     "CategoricalHead",
+    "CausalAttention",
     "CausalConv2d",
     "CausalNetwork",
     "CausalTrunk",
+    "CodeNetwork",
+    "CodebookHead",
     "ConvDecoder",
     "ConvEncoder",
     "DiagonalBiLSTM",
@@ -53,6 +60,10 @@ __all__ = [
     "PixelCNN",
     "PixelCNNPlus",
     "PixelTrunk",
+    "Quantiser",
+    "ResidualBlocks",
+    "ResidualDown",
+    "ResidualUp",
     "Rollout",
     "RowLSTM",
     "SentenceEncoder",
@@ -68,8 +79,10 @@ __all__ = [
     "causal_mask",
     "filter_bank",
     "glorot_",
+    "k_means",
     "leaky_rectifier",
     "merge_normals",
     "skewed",
+    "straight_through",
     "unskewed",
 ]

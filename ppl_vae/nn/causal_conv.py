@@ -1,6 +1,7 @@
 """Convolutions that see only what comes before, in the order rows, columns, channels."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["CausalConv2d", "Place", "causal_mask", "readout", "stepwise"]
+__all__ = ["CausalConv2d", "Place", "Stepwise", "causal_mask", "readout", "stepwise"]
 
 Kind = Literal["A", "B", "rows"]
 
@@ -62,7 +63,19 @@ class Place:
     column: int = 0
 
 
-class CausalConv2d(nn.Module):
+class Stepwise(ABC):
+    """A module that can go pixel by pixel, and keeps what it has seen; see `stepwise`."""
+
+    @abstractmethod
+    def begin_steps(self, place: Place, batch: int, height: int, width: int) -> None:
+        """From now on inputs are of the place that is next, of B images (H, W); nothing of them is seen yet."""
+
+    @abstractmethod
+    def end_steps(self) -> None:
+        """Inputs are of whole images again, and nothing is kept."""
+
+
+class CausalConv2d(nn.Module, Stepwise):
     """Features (B, n_in, H, W) -> (B, n_out, H, W) of the same size, by a kernel under a `causal_mask`.
 
     Inside `stepwise` it takes one pixel (B, n_in, 1, 1) or one row (B, n_in, 1, W) at the place that is next, keeps it,
@@ -112,6 +125,14 @@ class CausalConv2d(nn.Module):
         assert self._steps is not None
         self._steps.keep(self, x)
 
+    def begin_steps(self, place: Place, batch: int, height: int, width: int) -> None:
+        """Pixel by pixel from now on."""
+        self._steps = _Steps(self, place, batch, height, width)
+
+    def end_steps(self) -> None:
+        """All pixels at once again."""
+        self._steps = None
+
 
 def readout(n_in: int, features: int, n_out: int, channels: int) -> nn.Sequential:
     """The two layers 1 x 1 that end a network of pixels, each after a ReLU; the last has the output bias."""
@@ -151,12 +172,12 @@ class _Steps:
 
 @contextmanager
 def stepwise(network: nn.Module, batch: int, height: int, width: int) -> Iterator[Place]:
-    """Within it the network's convolutions go pixel by pixel, from the first; the place is moved by who calls it."""
-    place, convs = Place(), [module for module in network.modules() if isinstance(module, CausalConv2d)]
+    """Within it the network goes pixel by pixel, from the first; the place is moved by who calls it."""
+    place, steppers = Place(), [module for module in network.modules() if isinstance(module, Stepwise)]
     try:
-        for conv in convs:
-            conv._steps = _Steps(conv, place, batch, height, width)
+        for module in steppers:
+            module.begin_steps(place, batch, height, width)
         yield place
     finally:
-        for conv in convs:
-            conv._steps = None
+        for module in steppers:
+            module.end_steps()
