@@ -4,6 +4,7 @@ from ppl_vae import data, distributions, evaluation, generation, nn, objectives,
 from ppl_vae.comparison import Comparison, compare
 from ppl_vae.pair import Pair
 from ppl_vae.stacked import fit_stacked
+from ppl_vae.stages import fit_stages
 from ppl_vae.svi import SVI
 from ppl_vae.training import History, fit
 
@@ -18,6 +19,7 @@ __all__ = [
     "evaluation",
     "fit",
     "fit_stacked",
+    "fit_stages",
     "generation",
     "nn",
     "objectives",

@@ -1,7 +1,7 @@
 """A pair: two plain Pyro programs, `model` and `guide`, on one `torch.nn.Module`."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import Any, ClassVar, Literal
 
@@ -56,6 +56,19 @@ class Pair(nn.Module):
 
     def guide(self, *args: Any, **kwargs: Any) -> Any:
         """The recognition program `q(z | x)`; empty by default: the ELBO is then log p(x)."""
+
+    def begin(self, *args: Any, **kwargs: Any) -> None:
+        """Look at a first batch before the first step, as codes do that start from data; `fit` calls it.
+
+        Nothing by default. What has begun to learn must stay as it is: a pair may be trained several times.
+        """
+
+    def stages(self) -> Mapping[str, "Pair"]:
+        """Pairs that share this one's parameters, to be trained one after the other; see `fit_stages`.
+
+        By default the pair itself alone.
+        """
+        return {"": self}
 
     def generate(self, *batch: Any) -> Trace:
         """Run the model with its observations removed: one ancestral sample per row of `batch`.

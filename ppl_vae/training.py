@@ -139,10 +139,12 @@ def fit(
     keep_freed_memory()
     place, ranks = resolve_device(device), Ranks()
     pair.to(place)
-    ranks.share(pair)
     batches = _minibatches(pair, data, batch_size * accumulate, seed, place, (ranks.rank, ranks.size), num_workers)
     validation = _validation(pair, valid, batch_size, seed, place, patience)
     optim = optim or torch.optim.Adam(pair.parameters(), lr=learning_rate, fused=True)
+    if state is None:
+        _begin(pair, batches, seed)
+    ranks.share(pair)
     how = _resolve_compile(compile, steps, place, ranks)
     guards: dict[str, Any] = {"clip_norm": clip_norm, "accumulate": accumulate, "on_nonfinite": on_nonfinite}
     svi = SVI(pair, optim, objective, compile=how, ranks=ranks, **guards)
@@ -250,6 +252,16 @@ def _checked(pair: Pair, batches: B) -> B:
         check_batch(pair, *batches.next())
     batches.load_state_dict(start)
     return batches
+
+
+def _begin(pair: Pair, batches: Minibatches | LoadedMinibatches, seed: int) -> None:
+    """Let the pair look at the first batch, which the first step sees again."""
+    if type(pair).begin is Pair.begin:
+        return  # nothing to read data for
+    start = batches.state_dict()
+    with private_stream(seed, batches.device), closing(batches):
+        pair.begin(*batches.next())
+    batches.load_state_dict(start)
 
 
 def _validation(

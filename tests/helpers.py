@@ -284,9 +284,9 @@ def stock_renyi(alpha: Any, num_particles: int, vectorised: bool) -> pyro.infer.
     return pyro.infer.RenyiELBO(alpha, num_particles, max_plate_nesting=1, vectorize_particles=vectorised)
 
 
-def generate(pair: Pair, x: Tensor) -> dict[str, Any]:
+def generate(pair: Pair, *batch: Tensor) -> dict[str, Any]:
     """The nodes of an ancestral sample."""
-    return dict(pair.generate(x).nodes)
+    return dict(pair.generate(*batch).nodes)
 
 
 def steps(svi: Any, batch: Sequence[Tensor], number: int) -> list[float]:

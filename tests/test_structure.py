@@ -43,6 +43,7 @@ ROOMS = (
     "steps",
     "loop",
     "training",
+    "stages",
     "stacked",
     "evaluation",
     "generation",

@@ -98,7 +98,9 @@ def print_evaluation(reached: evaluation.Evaluation) -> None:
 def about(dataset: Dataset[Any] | Conditioned, num_particles: int, reached: Any) -> str:
     """What the likelihood is of: data, binarisation, estimator."""
     note = f"; {dataset.note}" if dataset.note else ""
+    # Of a guide that leaves nothing to chance one particle was drawn, and there is nothing to sample.
+    how = f" by importance sampling with {num_particles} particles" if reached.num_particles == num_particles else ""
     return (
-        f"{dataset.name}, {dataset.binarisation} binarisation, {reached.num_data} test data; NLL in nats by importance "
-        f"sampling with {num_particles} particles ({reached.label}){note}"
+        f"{dataset.name}, {dataset.binarisation} binarisation, {reached.num_data} test data; NLL in nats{how} "
+        f"({reached.label}){note}"
     )

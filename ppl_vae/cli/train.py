@@ -25,6 +25,7 @@ from ppl_vae.parallel import Ranks, started_by_torchrun
 from ppl_vae.precision import Precision
 from ppl_vae.run_folder import RunFolder
 from ppl_vae.seeds import check_seed
+from ppl_vae.stages import fit_stages, joined
 from ppl_vae.training import Compile, OnNonFinite, Record
 
 __all__ = ["train"]
@@ -92,7 +93,7 @@ def train(
         data_root: folder of the data sets; the environment variable PPL_VAE_DATA otherwise.
         binarisation: dynamic, static or none; the data set's usual one by default.
         data_seed: of static binarisation and of the test data's one draw.
-        steps: gradient steps.
+        steps: gradient steps; of each stage, for a pair that is trained in stages (VQVAE: codes, then prior).
         batch_size: data per step.
         learning_rate: of Adam.
         schedule: of the learning rate: constant, cosine:WARMUP, step:EVERY:FACTOR, plateau:FACTOR:PATIENCE or burda.
@@ -141,7 +142,7 @@ def train(
         trained = specs.maker(config["pair"], dataset)()
         with _folder(config, resume, trained) as folder:
             with _recording(folder, tensorboard) as on_record:
-                history = training.fit(
+                stages = fit_stages(
                     trained,
                     dataset,
                     bound,
@@ -171,10 +172,12 @@ def train(
             reached = evaluation.evaluate(trained, *test, objective=bound, num_particles=num_particles, seed=seed)
             if not Ranks().is_first:
                 return
+            history = joined(stages)
             folder.finish(history)
             result = {"data": dataset.describe(), "evaluation": reached.as_dict(), "history": history.as_dict()}
             runs.save_pair(folder.path, trained)
-            report.learning_curves({objective: history.curve}, folder.path / "learning_curve.png")
+            curves = {f"{objective}, {name}" if name else objective: done.curve for name, done in stages.items()}
+            report.learning_curves(curves, folder.path / "learning_curve.png")
             report.pictures(trained, test, type(trained).__name__, folder.path)
             environment = report.environment(history.device)
             report.write_json({**result, "environment": environment}, folder.path / "results.json")

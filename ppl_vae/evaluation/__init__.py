@@ -6,6 +6,7 @@ from ppl_vae.evaluation.annealing import (
     annealed_importance_sampling,
     bidirectional_monte_carlo,
 )
+from ppl_vae.evaluation.codes import CodeUsage, code_usage
 from ppl_vae.evaluation.gradients import (
     GradientMoments,
     gradient_moments,
@@ -15,15 +16,17 @@ from ppl_vae.evaluation.gradients import (
 )
 from ppl_vae.evaluation.latents import ActiveUnits, active_units, kl_per_site
 from ppl_vae.evaluation.likelihood import ImportanceSampling, bound, importance_sampling, log_likelihood
-from ppl_vae.evaluation.summary import GREY, LOG_LIKELIHOOD, Evaluation, evaluate
+from ppl_vae.evaluation.summary import GREY, LOG_LIKELIHOOD, TWO_PART, Evaluation, evaluate
 from ppl_vae.evaluation.weights import WeightDiagnostics, pareto_k, weight_diagnostics
 
 __all__ = [
     "BDMC",
     "GREY",
     "LOG_LIKELIHOOD",
+    "TWO_PART",
     "ActiveUnits",
     "AnnealedSampling",
+    "CodeUsage",
     "Evaluation",
     "GradientMoments",
     "ImportanceSampling",
@@ -32,6 +35,7 @@ __all__ = [
     "annealed_importance_sampling",
     "bidirectional_monte_carlo",
     "bound",
+    "code_usage",
     "evaluate",
     "gradient_moments",
     "gradient_snr",

@@ -7,7 +7,9 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 import pyro
+import pyro.distributions as dist
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from ppl_vae import terms
@@ -19,6 +21,7 @@ from ppl_vae.pair import Pair
 from ppl_vae.parallel import Ranks
 from ppl_vae.quiet import private_stream, undisturbed
 from ppl_vae.seeds import fresh_seed
+from ppl_vae.sites import density_sites
 from ppl_vae.terms import NotPerDatumError, Terms
 
 __all__ = ["Chunks", "Settings", "Step", "chunked"]
@@ -92,6 +95,7 @@ class Chunks(Generic[S]):
         device: of the data.
         ranks: the processes that share the parts.
         progress: show a progress bar.
+        has_point_guide: the guide leaves nothing to chance: whatever it samples, if anything, is a `Delta`.
     """
 
     draw: Callable[[Batch, int], Terms]
@@ -103,6 +107,7 @@ class Chunks(Generic[S]):
     device: torch.device
     ranks: Ranks
     progress: bool
+    has_point_guide: bool
 
     def map(self, function: Callable[[Batch], R]) -> list[R]:
         """What the function gives for each part, in their order, on every process; each does its share."""
@@ -120,7 +125,14 @@ class Chunks(Generic[S]):
 
 @contextmanager
 def chunked(
-    pair: Pair, batch: Batch, num_particles: int, step: Step[S], settings: Settings, *, split: bool = True
+    pair: Pair,
+    batch: Batch,
+    num_particles: int,
+    step: Step[S],
+    settings: Settings,
+    *,
+    split: bool = True,
+    once: bool = False,
 ) -> Iterator[Chunks[S]]:
     """Check a batch, choose the chunk size by measurement, and set up the run: use it as `with`.
 
@@ -136,6 +148,8 @@ def chunked(
         step: see `Chunks`.
         settings: memory, batch size, seed, progress.
         split: whether the particles of one datum may be split over several chunks.
+        once: of a guide that leaves nothing to chance draw one particle, for all would be the same; `Chunks` says how
+            many are drawn.
 
     Raises:
         ValueError: a bad batch (`check_batch`), K < 1, or too little memory.
@@ -148,6 +162,9 @@ def chunked(
     device = pair.reference().device
     with undisturbed(pair, settings.seed):
         one = _first_row(batch, 1)
+        has_point_guide = _is_point(pair, one)
+        if once and has_point_guide:
+            num_particles = 1
         draw = partial(_draw, pair, terms.guess_plate_nesting(pair.model, pair.guide, *one))
         with private_stream(0, device):
             cost = Cost.measure(lambda rows, particles: step(None, draw(_first_row(batch, rows), particles)))
@@ -160,7 +177,15 @@ def chunked(
         seed = ranks.gather(settings.seed if settings.seed is not None else fresh_seed())[0]
         parts, show = _parts(batch, size.rows), settings.progress
         with pyro.validation_enabled(num_particles == 1):
-            yield Chunks(draw, parts, num_particles, step, size.particles, seed, device, ranks, show)
+            yield Chunks(draw, parts, num_particles, step, size.particles, seed, device, ranks, show, has_point_guide)
+
+
+def _is_point(pair: Pair, batch: Batch) -> bool:
+    """Whether all that the guide samples is a `Delta`, or nothing."""
+    with private_stream(0, pair.reference().device):
+        sites = density_sites(poutine.trace(pair.guide).get_trace(*batch))
+    laws = [node["fn"] for node in sites.values() if not node["is_observed"]]
+    return all(isinstance(getattr(law, "base_dist", law), dist.Delta) for law in laws)
 
 
 def require_positive(name: str, value: int) -> None:

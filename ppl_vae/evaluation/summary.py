@@ -15,10 +15,11 @@ from ppl_vae.objectives import Objective
 from ppl_vae.pair import Pair
 from ppl_vae.terms import Terms
 
-__all__ = ["GREY", "LOG_LIKELIHOOD", "Evaluation", "evaluate"]
+__all__ = ["GREY", "LOG_LIKELIHOOD", "TWO_PART", "Evaluation", "evaluate"]
 
 LOG_LIKELIHOOD = "log-likelihood"
 GREY = "not a log-likelihood (grey pixels under a Bernoulli)"
+TWO_PART = "two-part code, of which -log p(x) is at most as much"
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,10 @@ class Evaluation:
         kl: E_q[log q(z_l | .) - log p(z_l | .)] of each latent site.
         num_data: N.
         num_dims: numbers that one datum's observed sites have.
-        num_particles: K.
+        num_particles: K; 1 where the guide leaves nothing to chance.
         seconds: wall time.
         label: "log-likelihood", or what to call `nll` and `bound` where an observed site's density is
-            not normalised.
+            not normalised, or where the guide is a point.
         seed: of the private random stream, or None.
     """
 
@@ -64,7 +65,8 @@ class Evaluation:
     @property
     def bits_per_dim(self) -> float | None:
         """-log2 p(x) per observed number; None where `nll` is no log-likelihood."""
-        return self.nll / (math.log(2) * self.num_dims) if self.label == LOG_LIKELIHOOD else None
+        counts = self.label in (LOG_LIKELIHOOD, TWO_PART)
+        return self.nll / (math.log(2) * self.num_dims) if counts else None
 
     def as_dict(self) -> dict[str, Any]:
         """Numbers and strings that `json` takes; what is not finite becomes None."""
@@ -115,7 +117,8 @@ def evaluate(
     """
     start = time.perf_counter()
     settings = Settings(memory, batch_size, seed, progress)
-    with chunked(pair, batch, num_particles, _add, settings) as chunks:
+    with chunked(pair, batch, num_particles, _add, settings, once=True) as chunks:
+        num_particles = chunks.num_particles
         parts = chunks.map(lambda part: _reduced(chunks.fold(part)))
     sampled = ImportanceSampling.of(torch.cat([p.log_sums for p in parts], dim=1), num_particles)
     bounds = None
@@ -134,7 +137,9 @@ def evaluate(
         num_dims=parts[0].num_dims,
         num_particles=num_particles,
         seconds=time.perf_counter() - start,
-        label=parts[0].label,
+        label=TWO_PART
+        if chunks.has_point_guide and parts[0].kl and parts[0].label == LOG_LIKELIHOOD
+        else parts[0].label,
         seed=seed,
     )
 

@@ -7,11 +7,15 @@ from ppl_vae.pairs.hierarchical import HierarchicalVAE
 from ppl_vae.pairs.ladder import LadderVAE
 from ppl_vae.pairs.pixels import MADE, PixelCNN, PixelRNN
 from ppl_vae.pairs.vae import VAE
+from ppl_vae.pairs.vq_vae import VQVAE
+from ppl_vae.pairs.vq_vae_2 import VQVAE2
 
 __all__ = [
     "DRAW",
     "MADE",
     "VAE",
+    "VQVAE",
+    "VQVAE2",
     "AlignDRAW",
     "ConditionalVAE",
     "HierarchicalVAE",

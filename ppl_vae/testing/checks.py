@@ -149,7 +149,8 @@ def particles(pair: Pair, batch: Batch, num_particles: int) -> str:
         together = IWAE(num_particles).terms(pair.model, pair.guide, *batch)
         for k, log_weight in enumerate(together.log_weight()):
             drawn = together.draws[0]
-            values = {name: _particle(drawn, site, k, alone.guide[name]) for name, site in drawn.guide.items()}
+            latent = {name: site for name, site in drawn.guide.items() if not site.observed}
+            values = {name: _particle(drawn, site, k, alone.guide[name]) for name, site in latent.items()}
             with GivenValues(values):
                 expected = terms.draw(pair.model, pair.guide, *batch).log_weight()[0]
             advice = 'networks must take (K, B, ...); otherwise set particles = "tile" in the class'

@@ -1,0 +1,85 @@
+"""The vector-quantised VAE: an image, or a sequence, as a grid of codes."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor, nn
+
+from ppl_vae.nn import GatedPixelCNN, Head, Quantiser, ResidualDown, ResidualUp, as_shape
+from ppl_vae.pairs import networks
+from ppl_vae.pairs.networks import Likelihood
+from ppl_vae.pairs.quantised import Quantise, QuantisedPair
+
+__all__ = ["VQVAE"]
+
+
+class VQVAE(QuantisedPair):
+    """p(z | c) = prod_i p(z_i | z_<i, c) over a grid;  p(x | z) = decoder(z);  q(z | x) = nearest code of encoder(x).
+
+    Site "z" is a grid of code vectors, (D, H / 2^halvings, W / 2^halvings); see `QuantisedPair`.
+
+    Args:
+        data_shape: (C, H, W) of one image, H and W multiples of 2^halvings.
+        codes: K.
+        code_dim: D.
+        hidden: features of encoder and decoder.
+        halvings: how often they halve and double the size.
+        blocks: residual blocks of each.
+        decay: of the codebook's averages; None: codes are learnt by gradient. See `nn.Quantiser`.
+        commitment: beta, the weight of ||encoder(x) - sg z||^2 beside -log p(x | z) in nats.
+        prior_hidden, prior_layers: of the gated PixelCNN over codes; 0 layers: uniform for good.
+        likelihood, variance, levels: as of `VAE`.
+        classes: where each image is given its class; the prior is told.
+
+    Raises:
+        ValueError: sizes that can't be halved so often, an unknown likelihood, what `nn.Quantiser` refuses.
+
+    References:
+        Neural discrete representation learning, van den Oord, Vinyals & Kavukcuoglu 2017.
+
+    Example:
+        >>> import torch
+        >>> pair = VQVAE((1, 28, 28), codes=16, code_dim=8, hidden=8, prior_hidden=8, prior_layers=2)
+        >>> pair.numbers(pair.codes(torch.zeros(5, 1, 28, 28)))["z"].shape
+        torch.Size([5, 7, 7])
+    """
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        codes: int = 128,
+        code_dim: int = 32,
+        hidden: int = 64,
+        *,
+        halvings: int = 2,
+        blocks: int = 2,
+        decay: float | None = 0.99,
+        commitment: float = 0.25,
+        prior_hidden: int = 64,
+        prior_layers: int = 6,
+        likelihood: Likelihood | Head = "bernoulli",
+        variance: float | None = None,
+        levels: int = 256,
+        classes: int | None = None,
+    ) -> None:
+        super().__init__(as_shape(data_shape, "data_shape"), classes)
+        head = networks.likelihood_head(likelihood, self.data_shape, variance, levels)
+        self.encoder = ResidualDown(self.data_shape, code_dim, hidden, halvings, blocks)
+        grid = self.encoder.out_shape[1:]
+        up = ResidualUp((code_dim, *grid), head.raw_shape, hidden, halvings, blocks)
+        self.decoder = nn.Sequential(up, head)
+        prior = partial(GatedPixelCNN, hidden=prior_hidden, layers=prior_layers, context_dim=classes, joint=True)
+        self.set_codes("z", Quantiser(codes, code_dim, decay, commitment), grid, prior if prior_layers else None)
+
+    def set_output_mean(self, mean: Tensor) -> None:
+        """Start p(x | z) at the pixel means of the training data, shape `data_shape`."""
+        networks.set_output_mean(self.decoder, mean)
+
+    def read(self, x: Tensor, quantise: Quantise) -> None:
+        """One site."""
+        quantise("z", self.encoder(x))
+
+    def decode(self, codes: Mapping[str, Tensor]) -> TorchDistribution:
+        """p(x | z) for codes (..., D, H, W)."""
+        return self.decoder(codes["z"])
