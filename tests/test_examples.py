@@ -30,6 +30,7 @@ BUDGETS = {
     "07_conditional.py": ["--steps", "20", "--num-particles", "10"],
     "08_multimodal_policy.py": ["--steps", "20"],
     "09_pixels.py": ["--steps", "10", "--num-particles", "5", "--hidden", "8", "--layers", "2"],
+    "12_categorical.py": ["--steps", "10", "--num-particles", "5", "--variables", "3", "--hidden", "8"],
 }
 
 

@@ -1,6 +1,7 @@
 """The models of the literature: one file each; the class docstring is the model."""
 
 from ppl_vae.pairs.align_draw import AlignDRAW
+from ppl_vae.pairs.categorical import CategoricalVAE
 from ppl_vae.pairs.conditional import ConditionalVAE, Prediction
 from ppl_vae.pairs.draw import DRAW
 from ppl_vae.pairs.hierarchical import HierarchicalVAE
@@ -17,6 +18,7 @@ __all__ = [
     "VQVAE",
     "VQVAE2",
     "AlignDRAW",
+    "CategoricalVAE",
     "ConditionalVAE",
     "HierarchicalVAE",
     "LadderVAE",
