@@ -51,6 +51,11 @@ class Enumerate(Messenger):
         if not is_latent(msg):
             return
         self.names.add(msg["name"])
+        if msg["infer"].get("enumerate") and getattr(msg["fn"], "has_rsample", False):
+            raise ValueError(
+                f"site {msg['name']!r}: got {type(msg['fn']).__name__}, which is reparameterised, to be enumerated; "
+                "expected one of the two: leave infer={'enumerate': ...} out, or take a discrete law without gradient"
+            )
         if self.guide is not None and msg["name"] in self.guide.names:
             # Its value comes from the guide: Pyro would make another dimension for it, and not use it.
             msg["infer"] = {**msg["infer"], "enumerate": None}
@@ -164,7 +169,8 @@ def _product(name: str, fn: Any) -> _Product:
 def _enumerable(fn: Any) -> bool:
     while isinstance(fn, torch.distributions.Independent):
         fn = fn.base_dist
-    return bool(getattr(fn, "has_enumerate_support", False))
+    # Of a reparameterised site (straight-through samples) Pyro would sum the states without their probabilities.
+    return bool(getattr(fn, "has_enumerate_support", False)) and not getattr(fn, "has_rsample", False)
 
 
 def is_latent(msg: Any) -> bool:

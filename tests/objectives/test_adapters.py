@@ -426,6 +426,34 @@ def test_what_cannot_be_enumerated_is_refused_by_name():
     assert seeded_loss(pair, ours, x)[0] == pytest.approx(seeded_loss(pair, Trace_ELBO(), x)[0])
 
 
+def test_a_reparameterised_discrete_site_is_not_enumerated():
+    """Pyro sums its states without their probabilities: too much by about their number."""
+
+    class StraightThrough(Pair):
+        options: Any = None
+
+        def __init__(self):
+            super().__init__()
+            self.logits = nn.Parameter(torch.randn(3, dtype=torch.float64))
+
+        def model(self, x):
+            with pyro.plate("data", len(x), dim=-1):
+                z = pyro.sample("z", dist.OneHotCategorical(logits=x.new_zeros(3)))
+                pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+        def guide(self, x):
+            with pyro.plate("data", len(x), dim=-1):
+                law = dist.OneHotCategoricalStraightThrough(logits=self.logits)
+                pyro.sample("z", law, infer=self.options or {})
+
+    pair, x = StraightThrough(), switches()
+    ours = TraceEnum_ELBO(strict_enumeration_warning=False)
+    assert_same(seeded_loss(pair, ours, x), seeded_loss(pair, Trace_ELBO(), x))
+    pair.options = {"enumerate": "parallel"}
+    with pytest.raises(ValueError, match="site 'z': got OneHotCategoricalStraightThrough, which is reparameterised"):
+        seeded_loss(pair, TraceEnum_ELBO(), x)
+
+
 @pytest.mark.parametrize("objective", [TraceEnum_ELBO(), TraceGraph_ELBO()])
 @pytest.mark.filterwarnings("ignore:Found.*vars")
 def test_sites_that_do_not_match_are_refused_by_name(objective):
