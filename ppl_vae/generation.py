@@ -170,15 +170,28 @@ def completions(
 
 
 def reconstructions(
-    pair: Pair, *batch: Any, site: str | None = None, mean: bool | None = None, seed: int | None = 0
+    pair: Pair,
+    *batch: Any,
+    latents: Sequence[str] | None = None,
+    site: str | None = None,
+    mean: bool | None = None,
+    seed: int | None = 0,
 ) -> Tensor:
     """z ~ q(z | x), then the model's x given z, (B, *event).
 
+    Args:
+        pair: the model and the guide.
+        latents: the sites that are kept, all by default; the model draws the others, as the details of a VQ-VAE-2
+            given its top codes, or the lower layers of a hierarchy.
+
     Raises:
-        ValueError: a pair without latent variables; what `decode` raises.
+        ValueError: a pair without latent variables, a name that is no latent site; what `decode` raises.
     """
     with _undisturbed(pair, seed):
         z = _values(_posterior(pair, batch))
+        if unknown := [name for name in latents or () if name not in z]:
+            raise ValueError(f"latents: got {unknown[0]!r}, expected some of {', '.join(z)}; name those")
+        z = {name: value for name, value in z.items() if latents is None or name in latents}
         if not z:
             raise ValueError(
                 f"{type(pair).__name__}: got no latent variables, expected some that x is reconstructed from; look at "

@@ -1,5 +1,6 @@
 """What the commands share: data and pairs by name, and how a likelihood is said."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ __all__ = [
     "check_evaluation",
     "check_steps",
     "default_pairs",
+    "print_codes",
     "print_evaluation",
 ]
 
@@ -93,6 +95,12 @@ def print_evaluation(reached: evaluation.Evaluation) -> None:
         print(f"bound {reached.bound:.2f} nats, ESS {reached.ess:.0f} of {reached.num_particles}")
     for site, units in reached.active_units.items():
         print(f"{site}: {units.count} of {units.total} units active, KL {reached.kl[site]:.2f} nats")
+
+
+def print_codes(usage: Mapping[str, evaluation.CodeUsage]) -> None:
+    """A line for each site of codes."""
+    for site, found in usage.items():
+        print(f"{site}: {found.used} of {found.total} codes used, perplexity {found.perplexity:.1f}")
 
 
 def about(dataset: Dataset[Any] | Conditioned, num_particles: int, reached: Any) -> str:

@@ -88,12 +88,20 @@ def _class(dataset: Any, label: int) -> Tensor:
     return dataset.read(label)
 
 
-def reconstruct(run: str, num: int = 20, seed: int = 0, out: str | None = None, data_root: str | None = None) -> None:
+def reconstruct(
+    run: str,
+    num: int = 20,
+    latents: str | None = None,
+    seed: int = 0,
+    out: str | None = None,
+    data_root: str | None = None,
+) -> None:
     """Reconstruct test data through a run's guide and model: a PNG, each datum above its reconstruction.
 
     Args:
         run: a folder written by `ppl-vae train`.
         num: how many.
+        latents: of these latent sites alone, apart by commas (top, of a VQVAE2); the model draws the others.
         seed: of the latent draws.
         out: the PNG; RUN/reconstructions.png by default.
         data_root: folder of the data sets, where it has moved.
@@ -102,7 +110,8 @@ def reconstruct(run: str, num: int = 20, seed: int = 0, out: str | None = None, 
     loaded = runs.load_run(run, data_root)
     check_num(num)
     test = [part[:num] for part in data.as_batch(loaded.data.test_batch())]
-    images = generation.reconstructions(loaded.pair, *test, seed=seed)
+    kept = None if latents is None else [name.strip() for name in latents.split(",")]
+    images = generation.reconstructions(loaded.pair, *test, latents=kept, seed=seed)
     print(report.reconstruction_grid(test[0], images, path))
 
 

@@ -17,10 +17,12 @@ from ppl_vae.cli.common import (
     check_evaluation,
     check_steps,
     default_pairs,
+    print_codes,
     print_evaluation,
 )
 from ppl_vae.data import Binarisation, load_named
 from ppl_vae.pair import Pair
+from ppl_vae.pairs.quantised import QuantisedPair
 from ppl_vae.parallel import Ranks, started_by_torchrun
 from ppl_vae.precision import Precision
 from ppl_vae.run_folder import RunFolder
@@ -175,6 +177,10 @@ def train(
             history = joined(stages)
             folder.finish(history)
             result = {"data": dataset.describe(), "evaluation": reached.as_dict(), "history": history.as_dict()}
+            if isinstance(trained, QuantisedPair):
+                usage = evaluation.code_usage(trained, *test)
+                result["codes"] = {site: found.as_dict() for site, found in usage.items()}
+                print_codes(usage)
             runs.save_pair(folder.path, trained)
             curves = {f"{objective}, {name}" if name else objective: done.curve for name, done in stages.items()}
             report.learning_curves(curves, folder.path / "learning_curve.png")

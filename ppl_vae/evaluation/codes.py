@@ -41,6 +41,10 @@ class CodeUsage:
         p = self.counts.double() / self.counts.sum()
         return torch.special.entr(p).sum().exp().item()
 
+    def as_dict(self) -> dict[str, float]:
+        """Plain values, ready for JSON."""
+        return {"used": self.used, "total": self.total, "perplexity": self.perplexity}
+
 
 def code_usage(pair: QuantisedPair, *batch: Any) -> dict[str, CodeUsage]:
     """How much of each site's codebook these data use.

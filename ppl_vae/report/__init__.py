@@ -1,8 +1,10 @@
 """Figures, tables and one HTML page, each written whole or not at all."""
 
+from ppl_vae.report.codes import code_figure, code_maps
 from ppl_vae.report.figures import (
     Curve,
     image_grid,
+    image_rows,
     kl_curves,
     learning_curves,
     manifold_figure,
@@ -18,6 +20,8 @@ __all__ = [
     "Curve",
     "Section",
     "alignment_figure",
+    "code_figure",
+    "code_maps",
     "comparison_files",
     "environment",
     "film_gif",
@@ -25,6 +29,7 @@ __all__ = [
     "flip_grid",
     "html_page",
     "image_grid",
+    "image_rows",
     "kl_curves",
     "learning_curves",
     "manifold_figure",

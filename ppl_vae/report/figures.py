@@ -24,6 +24,7 @@ from ppl_vae.report.files import write_bytes
 __all__ = [
     "Curve",
     "image_grid",
+    "image_rows",
     "kl_curves",
     "learning_curves",
     "manifold_figure",
@@ -111,15 +112,34 @@ def reconstruction_grid(
             f"got originals {tuple(originals.shape)} and reconstructions {tuple(reconstructions.shape)}, expected "
             "one shape for both"
         )
-    above, below = _tiles(originals), _tiles(reconstructions)
-    columns, rows, centres = _at_most(len(above), columns), [], []
-    for i in range(0, len(above), columns):
-        for label, tiles in zip(labels, (above, below), strict=True):
-            row = _mosaic(tiles[i : i + columns], columns, 64)
-            centres.append((sum(map(len, rows)) + len(row) / 2, label))
-            rows.append(row)
-        rows.append(np.full_like(rows[-1][:8], 255))
-    return _save_mosaic(np.concatenate(rows[:-1]), path, title, labels=centres)
+    return image_rows(dict(zip(labels, (originals, reconstructions), strict=True)), path, columns, title)
+
+
+def image_rows(rows: Mapping[str, Tensor], path: str | Path, columns: int = 10, title: str | None = None) -> Path:
+    """A PNG of images in labelled rows, one below the other; so many columns at a time.
+
+    Args:
+        rows: label -> images as in `image_grid`, of each label as many, of one height and width.
+        path: of the PNG.
+        columns: images in a row.
+        title: above the images.
+
+    Raises:
+        ValueError: images of unlike sizes or numbers; what `image_grid` raises.
+    """
+    tiles = {label: _tiles(images) for label, images in rows.items()}
+    shapes = {label: part.shape for label, part in tiles.items()}
+    if len(set(shapes.values())) != 1:
+        raise ValueError(f"got images of shapes {shapes}, expected one for all rows; resize or cut them")
+    number = len(next(iter(tiles.values())))
+    columns, lines, centres = _at_most(number, columns), [], []
+    for i in range(0, number, columns):
+        for label, part in tiles.items():
+            line = _mosaic(part[i : i + columns], columns, 64)
+            centres.append((sum(map(len, lines)) + len(line) / 2, label))
+            lines.append(line)
+        lines.append(np.full_like(lines[-1][:8], 255))
+    return _save_mosaic(np.concatenate(lines[:-1]), path, title, labels=centres)
 
 
 def manifold_figure(grid: Tensor, path: str | Path, title: str | None = None) -> Path:

@@ -9,6 +9,8 @@ from ppl_vae import generation
 from ppl_vae.comparison import Comparison
 from ppl_vae.data import as_batch
 from ppl_vae.pair import Pair
+from ppl_vae.pairs.quantised import QuantisedPair
+from ppl_vae.report.codes import code_figure
 from ppl_vae.report.figures import image_grid, learning_curves, manifold_figure, reconstruction_grid, side_by_side
 from ppl_vae.report.files import environment, write_csv, write_json
 from ppl_vae.report.page import Section, html_page
@@ -53,7 +55,7 @@ def comparison_files(result: Comparison, table: str, test: Tensor | tuple[Tensor
 def pictures(pair: Pair, test: Tensor | tuple[Tensor, ...], name: str, folder: Path) -> list[Path]:
     """Write samples.png, real_and_samples.png, reconstructions.png if there are latents, and manifold.png of a 2-D one.
 
-    Nothing for data that are no images.
+    Of a VQ-VAE also codes.png. Nothing for data that are no images.
 
     Args:
         pair: with `data_shape` (1 or 3, H, W).
@@ -79,6 +81,8 @@ def pictures(pair: Pair, test: Tensor | tuple[Tensor, ...], name: str, folder: P
     if generation.posterior(pair, *shown):
         again, title = generation.reconstructions(pair, *shown), f"Reconstructions: {name}"
         paths.append(reconstruction_grid(shown[0], again, folder / "reconstructions.png", title=title))
+    if isinstance(pair, QuantisedPair):
+        paths.append(code_figure(pair, shown[0], folder / "codes.png", title=f"Codes: {name}"))
     if getattr(pair, "latent_dim", None) == 2 and not given:
         grid = generation.manifold(pair, x[:1])
         paths.append(manifold_figure(grid, folder / "manifold.png", title=f"Manifold: {name}"))
