@@ -8,7 +8,7 @@ from ppl_vae.pairs.hierarchical import HierarchicalVAE
 from ppl_vae.pairs.ladder import LadderVAE
 from ppl_vae.pairs.pixels import MADE, PixelCNN, PixelRNN
 from ppl_vae.pairs.vae import VAE
-from ppl_vae.pairs.vq_vae import VQVAE
+from ppl_vae.pairs.vq_vae import VQVAE, VQVAE1d
 from ppl_vae.pairs.vq_vae_2 import VQVAE2
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "PixelCNN",
     "PixelRNN",
     "Prediction",
+    "VQVAE1d",
 ]

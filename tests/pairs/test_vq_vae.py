@@ -12,7 +12,7 @@ from ppl_vae.compile import eager_backward, loss_state, record
 from ppl_vae.distributions import vectors_of
 from ppl_vae.evaluation import TWO_PART
 from ppl_vae.objectives import IWAE, Trace_ELBO, TraceMeanField_ELBO
-from ppl_vae.pairs import VQVAE, VQVAE2
+from ppl_vae.pairs import VQVAE, VQVAE2, VQVAE1d
 from ppl_vae.pairs.quantised import PriorsAlone, QuantisedPair
 from ppl_vae.testing import check_pair
 from tests.helpers import generate, gradients_of
@@ -38,12 +38,18 @@ def two_levels(classes: int | None = None, **options: int) -> VQVAE2:
     return VQVAE2((1, 4, 4), **{**sizes, **options}, decay=0.9, classes=classes)
 
 
+def sequences() -> VQVAE1d:
+    sizes: dict[str, Any] = {"codes": 5, "code_dim": 3, "hidden": 6, "blocks": 1, "prior_hidden": 6, "prior_layers": 2}
+    return VQVAE1d((2, 16), **sizes, halvings=2)
+
+
 PAIRS: dict[str, Callable[[], QuantisedPair]] = {
     "averages": small,
     "by gradient": lambda: small(decay=None),
     "classes": lambda: small(classes=3),
     "uniform": lambda: small(prior_layers=0),
     "two levels": two_levels,
+    "sequences": sequences,
     "two levels, classes, attention": lambda: two_levels(classes=3, attention=1),
 }
 
@@ -237,6 +243,8 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match=r"got x alone, expected \(x, c\)"):
         pair = small(classes=3)
         Trace_ELBO().bound(pair.model, pair.guide, torch.zeros(2, *SHAPE))
+    with pytest.raises(ValueError, match=r"data_shape: got \(1, 8, 8\), expected \(C, L\)"):
+        VQVAE1d(SHAPE)
     with pytest.raises(ValueError, match="halvings: got 4"):
         small(halvings=4)
 

@@ -1,8 +1,6 @@
 """Does a model paint what its captions say? Scenes are read off samples by a classifier trained on real ones."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,38 +11,15 @@ from tqdm import tqdm
 from ppl_vae import generation
 from ppl_vae.data import Scenes
 from ppl_vae.data.scene_facts import FACTS, canonical
+from ppl_vae.judging.network import CHUNK, FEATURES, Share, features_of
 from ppl_vae.objectives import Objective, Trace_ELBO
 from ppl_vae.pair import Pair
 from ppl_vae.quiet import private_stream, undisturbed
 
-__all__ = ["Judge", "Share", "accuracy", "caption_gain", "flip_accuracy", "painted", "retrieval_ranks", "train_judge"]
-
-CHUNK = 500
-"""Images at a time."""
+__all__ = ["Judge", "accuracy", "caption_gain", "flip_accuracy", "painted", "retrieval_ranks", "train_judge"]
 
 TRAINING_FACTS = 100_000
 """Scenes that a judge sees images of, however few a model is trained on."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """A share of `number` cases, and its standard error."""
-
-    value: float
-    number: int
-
-    @property
-    def se(self) -> float:
-        """sqrt(p (1 - p) / n)."""
-        return (self.value * (1 - self.value) / self.number) ** 0.5
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.se:.3f})"
-
-    @classmethod
-    def of(cls, hits: Tensor) -> "Share":
-        """Of a tensor of truth values."""
-        return cls(hits.double().mean().item(), hits.numel())
 
 
 class Judge(nn.Module):
@@ -63,16 +38,8 @@ class Judge(nn.Module):
 
     def __init__(self, names: Sequence[str], shape: Sequence[int]) -> None:
         super().__init__()
-        channels, height, width = shape
-        if min(height, width) < 8:
-            raise ValueError(f"shape: got images of {height} by {width} pixels, expected at least 8 by 8; enlarge them")
-        widths = (channels, 32, 64, 64)
-        blocks: list[nn.Module] = []
-        for n_in, n_out in pairwise(widths):
-            blocks += [nn.Conv2d(n_in, n_out, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
-        features = widths[-1] * (height // 8) * (width // 8)
-        self.trunk = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(features, 128), nn.ReLU())
-        self.heads = nn.ModuleDict({name.replace(" ", "_"): nn.Linear(128, len(FACTS[name])) for name in names})
+        self.trunk = features_of(shape)
+        self.heads = nn.ModuleDict({name.replace(" ", "_"): nn.Linear(FEATURES, len(FACTS[name])) for name in names})
         self.names = tuple(names)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
