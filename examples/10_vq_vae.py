@@ -28,6 +28,7 @@ parser.add_argument("--layers", type=int, default=4, help="of the prior")
 parser.add_argument("--steps", type=int, default=600, help="of each stage")
 parser.add_argument("--num-test", type=int, default=None, help="evaluate on the first so many alone")
 parser.add_argument("--samples", type=int, default=1000, help="that are read by the classifier")
+parser.add_argument("--judge-steps", type=int, default=1500, help="of the classifier")
 parser.add_argument("--out", default="vq-vae", help="beginning of the files' names")
 args = parser.parse_args()
 
@@ -46,7 +47,7 @@ usage = evaluation.code_usage(pair, *test)["z"]
 uniform = whole.nll - of_codes + math.log(args.codes) * pair.codes(test[0][:1])["z"][0, 0].numel()
 labels = torch.arange(args.samples, device=test[1].device) % images.classes
 samples = generation.samples(pair, test[0][:1].expand(args.samples, *images.shape), labels, seed=0)
-classifier = judging.train_classifier(images)
+classifier = judging.train_classifier(images, steps=args.judge_steps)
 found = {
     "two-part NLL": whole.nll,
     "standard error": whole.nll_se,

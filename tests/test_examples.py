@@ -8,6 +8,20 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+CODES = [
+    "--steps",
+    "10",
+    "--judge-steps",
+    "10",
+    "--num-test",
+    "50",
+    "--samples",
+    "10",
+    "--hidden",
+    "8",
+    "--layers",
+    "1",
+]
 BUDGETS = {
     "01_vae.py": ["--steps", "20", "--num-particles", "10"],
     "02_your_own_pair.py": ["--steps", "20", "--num-particles", "10", "--seeds", "2"],
@@ -30,6 +44,9 @@ BUDGETS = {
     "07_conditional.py": ["--steps", "20", "--num-particles", "10"],
     "08_multimodal_policy.py": ["--steps", "20"],
     "09_pixels.py": ["--steps", "10", "--num-particles", "5", "--hidden", "8", "--layers", "2"],
+    "10_vq_vae.py": CODES,
+    "10_vq_vae_sound.py": ["--steps", "10", "--sounds", "100", "--hidden", "8", "--codes", "8"],
+    "11_vq_vae_2.py": CODES,
     "12_categorical.py": ["--steps", "10", "--num-particles", "5", "--variables", "3", "--hidden", "8"],
 }
 

@@ -29,6 +29,7 @@ class VQVAE(QuantisedPair):
         decay: of the codebook's averages; None: codes are learnt by gradient. See `nn.Quantiser`.
         commitment: beta, the weight of ||encoder(x) - sg z||^2 beside -log p(x | z) in nats.
         prior_hidden, prior_layers: of the gated PixelCNN over codes; 0 layers: uniform for good.
+        attention: of the prior, after every so many layers, with 4 heads; None for none.
         likelihood, variance, levels: as of `VAE`.
         classes: where each image is given its class; the prior is told.
 
@@ -58,6 +59,7 @@ class VQVAE(QuantisedPair):
         commitment: float = 0.25,
         prior_hidden: int = 64,
         prior_layers: int = 6,
+        attention: int | None = None,
         likelihood: Likelihood | Head = "bernoulli",
         variance: float | None = None,
         levels: int = 256,
@@ -70,7 +72,8 @@ class VQVAE(QuantisedPair):
         self.decoder = nn.Sequential(up, head)
         # A sequence of codes is a picture of one row: its prior goes from left to right.
         grid = (*[1] * (3 - len(self.data_shape)), *self.encoder.out_shape[1:])
-        prior = partial(GatedPixelCNN, hidden=prior_hidden, layers=prior_layers, context_dim=classes, joint=True)
+        looks = {"context_dim": classes, "attention": attention, "joint": True}
+        prior = partial(GatedPixelCNN, hidden=prior_hidden, layers=prior_layers, **looks)
         self.set_codes("z", Quantiser(codes, code_dim, decay, commitment), grid, prior if prior_layers else None)
 
     def set_output_mean(self, mean: Tensor) -> None:
@@ -95,8 +98,8 @@ class VQVAE1d(VQVAE):
 
     Args:
         data_shape: (C, L), L a multiple of 2^halvings.
-        codes, code_dim, hidden, halvings, blocks, decay, commitment, prior_hidden, prior_layers, likelihood, variance,
-            levels, classes: as of `VQVAE`.
+        codes, code_dim, hidden, halvings, blocks, decay, commitment, prior_hidden, prior_layers, attention, likelihood,
+            variance, levels, classes: as of `VQVAE`.
 
     Raises:
         ValueError: data that are no sequences; as `VQVAE`.
@@ -123,7 +126,8 @@ class VQVAE1d(VQVAE):
         decay: float | None = 0.99,
         commitment: float = 0.25,
         prior_hidden: int = 64,
-        prior_layers: int = 8,
+        prior_layers: int = 4,
+        attention: int | None = 2,
         likelihood: Likelihood | Head = "normal",
         variance: float | None = None,
         levels: int = 256,
@@ -131,6 +135,20 @@ class VQVAE1d(VQVAE):
     ) -> None:
         if len(as_shape(data_shape, "data_shape")) != 2:
             raise ValueError(f"data_shape: got {tuple(data_shape)}, expected (C, L) of a sequence; VQVAE is of images")
-        options = {"halvings": halvings, "blocks": blocks, "prior_hidden": prior_hidden, "prior_layers": prior_layers}
-        law = {"likelihood": likelihood, "variance": variance, "levels": levels, "classes": classes}
-        super().__init__(data_shape, codes, code_dim, hidden, decay=decay, commitment=commitment, **options, **law)
+        super().__init__(
+            data_shape,
+            codes,
+            code_dim,
+            hidden,
+            halvings=halvings,
+            blocks=blocks,
+            decay=decay,
+            commitment=commitment,
+            prior_hidden=prior_hidden,
+            prior_layers=prior_layers,
+            attention=attention,
+            likelihood=likelihood,
+            variance=variance,
+            levels=levels,
+            classes=classes,
+        )
