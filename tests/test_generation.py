@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from torch import Tensor, nn
 
 from ppl_vae import Pair, generation
@@ -23,6 +24,7 @@ from ppl_vae.generation import (
     unit_square,
 )
 from ppl_vae.pairs import VAE, HierarchicalVAE
+from ppl_vae.sites import GivenValues
 
 W = torch.tensor([[1.0, 0.0], [2.0, -1.0], [0.5, 3.0]])  # (3, 2)
 V = torch.tensor([[1.0, -1.0, 2.0], [0.0, 1.0, 1.0]])  # (2, 3)
@@ -161,6 +163,22 @@ def test_reconstructions_go_through_the_guide() -> None:
     torch.manual_seed(3)
     z = X @ V.T + 2.0 * torch.randn(2, 2)
     torch.testing.assert_close(reconstructions(Linear(s=2.0), X, seed=3), z @ W.T)
+
+
+def test_latents_that_are_not_kept_are_drawn_by_the_model() -> None:
+    """z2 of the guide alone: z1 follows it. Other seeds draw other z1, unless all latents are kept."""
+    torch.manual_seed(0)
+    pair, x = HierarchicalVAE((1, 8, 8), (4, 2), ((16,), (8,))), torch.rand(3, 1, 8, 8).round()
+    kept = reconstructions(pair, x, latents=("z2",), seed=3)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        z = poutine.trace(pair.guide).get_trace(x).nodes["z2"]["value"]
+        guided = GivenValues({"z2": z})(pair.model)
+        nodes = poutine.trace(poutine.uncondition(guided)).get_trace(x).nodes
+    torch.testing.assert_close(kept, nodes["x"]["fn"].mean)
+    assert not torch.allclose(kept, reconstructions(pair, x, seed=3))
+    with pytest.raises(ValueError, match="latents: got 'z3', expected some of z1, z2; name those"):
+        reconstructions(pair, x, latents=("z2", "z3"))
 
 
 def test_posterior_means_are_chained_and_auxiliary_sites_left_out() -> None:

@@ -73,6 +73,15 @@ def test_the_rows_of_60_passes_are_the_committed_result() -> None:
         assert f"\n| {name} | {row['ours']} | {row['active units']} | {row['published']} |\n" in RESULTS_SECTION
 
 
+def test_the_quadrants_are_the_committed_result() -> None:
+    found = json.loads((RESULTS / "quadrants" / "quadrants.json").read_text())
+    assert found["settings"]["data"]["num_test"] == 10_000 and found["settings"]["data"]["num_train"] == 60_000
+    for number, row in found["quadrants"].items():
+        ours = [f"{nats['mean']:.2f} ({nats['standard_error']:.2f})" for nats in row["nats"].values()]
+        published = map(str, row["published"]["Pyro's tutorial"].values())
+        assert f"\n| {number} | {' | '.join([*ours, *published])} |\n" in RESULTS_SECTION
+
+
 def test_the_readmes_pair_runs() -> None:
     (code,) = [c for c in re.findall(r"```python\n(.*?)```", README, re.S) if "class MyPair" in c]
     code = code.replace("digits, steps=2000", "digits, steps=3, seeds=1, num_particles=5")
