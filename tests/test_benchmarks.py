@@ -133,6 +133,18 @@ def test_the_time_of_a_draw_is_written(tmp_path: Path, options: list[str]) -> No
     assert ways["cached"]["ratio"]["median"] == 1 and how in done.stdout
 
 
+def test_the_time_of_a_painters_step_is_written(tmp_path: Path) -> None:
+    tiny = ["--canvas", "12", "--glimpses", "2", "--hidden", "8", "--latent-dim", "2", "--batch", "4"]
+    options = [*tiny, "--warm", "1", "--steps", "1", "--rounds", "2"]
+    command = [sys.executable, str(BENCHMARKS / "painter_time.py"), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "results" / "painter_time_cpu.json").read_text())
+    assert list(found["ms_per_step"]) == ["off"] and found["ms_per_step"]["off"]["q1"] > 0
+    assert f"{found['loss_after_warm_up']['off']:.2f} nats per datum" in done.stdout
+
+
 def test_pixels_at_which_draws_are_timed_are_spread_evenly(modules: Any) -> None:
     spread = modules("draw_time").spread
     assert spread(784, 784) == list(range(784))
