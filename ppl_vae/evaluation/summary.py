@@ -19,7 +19,7 @@ __all__ = ["GREY", "LOG_LIKELIHOOD", "TWO_PART", "Evaluation", "evaluate"]
 
 LOG_LIKELIHOOD = "log-likelihood"
 GREY = "not a log-likelihood (grey pixels under a Bernoulli)"
-TWO_PART = "two-part code, of which -log p(x) is at most as much"
+TWO_PART = "two-part code, an upper bound of -log p(x)"
 
 
 @dataclass(frozen=True)
