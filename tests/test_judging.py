@@ -170,7 +170,7 @@ def test_accuracy_counts_what_is_right_among_scenes_that_have_it(monkeypatch: py
     monkeypatch.setattr(judge, "forward", forward)
     images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 8, 8)
     for chunk in (500, 3):
-        monkeypatch.setattr(judging.scenes, "CHUNK", chunk)
+        monkeypatch.setattr("ppl_vae.judging.scenes.CHUNK", chunk)
         right = {name: hits.tolist() for name, hits in judge.right(images, facts).items()}
         assert right["place"] == [True, True, True, False]
         assert right["digit"] == [True, False, True, False], "seen from the left, row 1 is seven and three"
@@ -195,7 +195,7 @@ def test_painted_is_the_mean_for_each_caption_in_parts_too(monkeypatch: pytest.M
     whole = painted(pair, data, facts)
     torch.testing.assert_close(whole, data.compose(facts).clamp(1 - SURE, SURE))
     torch.set_rng_state(state)
-    monkeypatch.setattr(judging.scenes, "CHUNK", 7)
+    monkeypatch.setattr("ppl_vae.judging.scenes.CHUNK", 7)
     assert torch.equal(painted(pair, data, facts), whole)
     other = Stubborn(data, [0, 1, 2, -1, -1, -1])
     first, again = painted(other, data, facts), painted(other, data, facts)
@@ -277,7 +277,7 @@ def test_gain_is_by_the_caption_of_another_scene(monkeypatch: pytest.MonkeyPatch
         captions, x = torch.tensor(codes)[:, None], torch.arange(float(number))[:, None]
         others = [next(codes[i - k] for k in range(1, number) if codes[i - k] != codes[i]) for i in range(number)]
         for chunk in (500, 2):
-            monkeypatch.setattr(judging.scenes, "CHUNK", chunk)
+            monkeypatch.setattr("ppl_vae.judging.scenes.CHUNK", chunk)
             own, other = caption_gain(Told(table), x, captions)
             assert own.tolist() == [table[i, codes[i]] for i in range(number)]
             assert other.tolist() == [table[i, others[i]] for i in range(number)]
@@ -331,7 +331,7 @@ def test_candidates_are_the_own_caption_and_different_others(monkeypatch: pytest
         asked.append(captions[:, 0])
         return torch.zeros(len(x))
 
-    monkeypatch.setattr(judging.scenes, "_bounds", bounds)
+    monkeypatch.setattr("ppl_vae.judging.scenes._bounds", bounds)
     pair, x = Told(torch.zeros(1, 9)), torch.zeros(900, 1)
     state = torch.get_rng_state()
     assert retrieval_ranks(pair, x, captions, candidates=4, progress=False).tolist() == [2.5] * 900
