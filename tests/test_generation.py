@@ -172,9 +172,9 @@ def test_latents_that_are_not_kept_are_drawn_by_the_model() -> None:
     kept = reconstructions(pair, x, latents=("z2",), seed=3)
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        z = poutine.trace(pair.guide).get_trace(x).nodes["z2"]["value"]
-        guided = GivenValues({"z2": z})(pair.model)
-        nodes = poutine.trace(poutine.uncondition(guided)).get_trace(x).nodes
+        found: dict[str, Any] = dict(poutine.trace(pair.guide).get_trace(x).nodes)
+        guided = GivenValues({"z2": found["z2"]["value"]})(pair.model)
+        nodes: dict[str, Any] = dict(poutine.trace(poutine.uncondition(guided)).get_trace(x).nodes)
     torch.testing.assert_close(kept, nodes["x"]["fn"].mean)
     assert not torch.allclose(kept, reconstructions(pair, x, seed=3))
     with pytest.raises(ValueError, match="latents: got 'z3', expected some of z1, z2; name those"):
