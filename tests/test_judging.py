@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppl_vae import Pair, generation, judging, similarity
+from ppl_vae import Pair, generation, similarity
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.loaders import load
 from ppl_vae.data.scene_facts import FACTS, canonical
