@@ -51,7 +51,8 @@ class Enumerate(Messenger):
         if not is_latent(msg):
             return
         self.names.add(msg["name"])
-        if msg["infer"].get("enumerate") and getattr(msg["fn"], "has_rsample", False):
+        asked = msg["infer"].get("enumerate") and msg["infer"].get("num_samples") is None
+        if asked and _has_states(msg["fn"]) and not _enumerable(msg["fn"]):
             raise ValueError(
                 f"site {msg['name']!r}: got {type(msg['fn']).__name__}, which is reparameterised, to be enumerated; "
                 "expected one of the two: leave infer={'enumerate': ...} out, or take a discrete law without gradient"
@@ -166,11 +167,15 @@ def _product(name: str, fn: Any) -> _Product:
     return product
 
 
-def _enumerable(fn: Any) -> bool:
+def _has_states(fn: Any) -> bool:
     while isinstance(fn, torch.distributions.Independent):
         fn = fn.base_dist
+    return bool(getattr(fn, "has_enumerate_support", False))
+
+
+def _enumerable(fn: Any) -> bool:
     # Of a reparameterised site (straight-through samples) Pyro would sum the states without their probabilities.
-    return bool(getattr(fn, "has_enumerate_support", False)) and not getattr(fn, "has_rsample", False)
+    return _has_states(fn) and not getattr(fn, "has_rsample", False)
 
 
 def is_latent(msg: Any) -> bool:
