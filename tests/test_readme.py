@@ -82,6 +82,16 @@ def test_the_quadrants_are_the_committed_result() -> None:
         assert f"\n| {number} | {' | '.join([*ours, *published])} |\n" in RESULTS_SECTION
 
 
+def test_the_codes_are_the_committed_result() -> None:
+    found = json.loads((RESULTS / "vq-vae" / "mnist.json").read_text())["found"]
+    text = " ".join(README.split())
+    assert f"image is {found['two-part NLL']:.2f} nats, {found['of it the codes']:.2f} of them for the codes" in text
+    assert f"and {found['two-part NLL, uniform prior']:.2f} under the uniform prior" in text
+    assert f"{found['codes used']} of {found['codes']} codes are used (perplexity {found['perplexity']:.1f})" in text
+    real, drawn = found["real test images read right"], found["samples read right"]
+    assert f"reads {real:.3f} of real test images right reads {drawn:.3f} of the samples" in text
+
+
 def test_the_readmes_pair_runs() -> None:
     (code,) = [c for c in re.findall(r"```python\n(.*?)```", README, re.S) if "class MyPair" in c]
     code = code.replace("digits, steps=2000", "digits, steps=3, seeds=1, num_particles=5")
