@@ -39,7 +39,7 @@ def two_levels(classes: int | None = None, **options: int) -> VQVAE2:
 
 
 def sequences() -> VQVAE1d:
-    sizes: dict[str, Any] = {"codes": 5, "code_dim": 3, "hidden": 6, "blocks": 1, "prior_hidden": 8, "prior_layers": 2}
+    sizes: dict[str, Any] = {"codes": 5, "code_dim": 4, "hidden": 6, "blocks": 1, "prior_hidden": 8, "prior_layers": 2}
     return VQVAE1d((2, 16), **sizes, halvings=2)
 
 
