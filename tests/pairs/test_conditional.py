@@ -449,4 +449,5 @@ def test_not_direct_all_that_is_known_goes_through_z() -> None:
         check_pair(pair, y, c).raise_if_failed()
         z = {"z": torch.randn(1, 2).expand(5, 2)}
         means = generation.decode(pair, z, y, c).mean
-        assert torch.equal(means, means[:1].expand_as(means)) is not direct
+        # To rounding: on some processors a row of a product depends on which row it is.
+        assert torch.allclose(means, means[:1].expand_as(means), rtol=0, atol=1e-6) is not direct
