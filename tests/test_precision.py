@@ -292,7 +292,9 @@ def test_inductor_equals_eager(make: Callable[[], Pair], x: Tensor) -> None:
     assert not compiled.failed and values[1].dtype == torch.float32
     # Inductor leaves out roundings where it fuses operations: equal to a quarter of a rounding to bfloat16, while
     # the gradient in float32 is farther off than half of one.
-    torch.testing.assert_close(values[1], values[0], rtol=1e-5, atol=0)
+    # In the loss, a sum of many terms, those roundings average out: over twelve seeds it differed by 6.4e-6 of itself
+    # (root mean square). The limit, 3.05e-5, is 4.8 of these: a failure rate of 2e-6.
+    torch.testing.assert_close(values[1], values[0], rtol=EPS / 128, atol=0)
     assert (gradients[1] - gradients[0]).norm() <= EPS / 4 * gradients[0].norm()
     pair.zero_grad()
     torch.manual_seed(1)
