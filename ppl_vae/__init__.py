@@ -1,6 +1,6 @@
 """Variational autoencoders as plain Pyro model/guide pairs, trained by SVI and compared in nats."""
 
-from ppl_vae import data, distributions, evaluation, generation, nn, objectives, pairs
+from ppl_vae import data, distributions, evaluation, generation, language, nn, objectives, pairs
 from ppl_vae.comparison import Comparison, compare
 from ppl_vae.pair import Pair
 from ppl_vae.stacked import fit_stacked
@@ -21,6 +21,7 @@ __all__ = [
     "fit_stacked",
     "fit_stages",
     "generation",
+    "language",
     "nn",
     "objectives",
     "pairs",

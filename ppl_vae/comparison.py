@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ppl_vae import evaluation
-from ppl_vae.data import Conditioned, Dataset, as_batch
+from ppl_vae.data import Dataset, Source, as_batch
 from ppl_vae.evaluation import Evaluation
 from ppl_vae.evaluation.chunks import require_positive
 from ppl_vae.objectives import Objective
@@ -294,7 +294,7 @@ class Job:
 
 def _split(data: Data, test: Tensor | Sequence[Tensor] | None) -> tuple[Data, tuple[Tensor, ...], dict[str, Any]]:
     """Training data, test data, and what to record of them."""
-    if isinstance(data, Dataset | Conditioned):
+    if isinstance(data, Dataset | Source):
         if test is not None:
             raise ValueError("test: got test data beside a data set, which has its own; pass data.train instead")
         return data, as_batch(data.test_batch()), data.describe()

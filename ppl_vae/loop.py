@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ppl_vae.averages import WeightAverage
 from ppl_vae.checkpoints import Checkpoints, read
+from ppl_vae.lagging import AggressiveGuide
 from ppl_vae.nonfinite import NonFiniteError
 from ppl_vae.records import History, Record, every
 from ppl_vae.signals import Stop, Stopped
@@ -88,7 +89,7 @@ class Loop:
         settings: plain values that a resumed run must share.
         history: filled.
         bar: shows how it goes.
-        validation, average, saver: where wanted.
+        validation, average, saver, aggressive: where wanted.
         on_step: called with the number of steps taken, after each (captured: after each launch).
         on_record: called with each point of the learning curve.
     """
@@ -101,6 +102,7 @@ class Loop:
     validation: Validation | None = None
     average: WeightAverage | None = None
     saver: Saver | None = None
+    aggressive: AggressiveGuide | None = None
     on_step: Callable[[int], object] | None = None
     on_record: Callable[[Record], object] | None = None
 
@@ -149,6 +151,7 @@ class Loop:
             "resumed": list(self.history.resumed),
             "validation": self.validation and self.validation.state_dict(),
             "average": self.average and self.average.state_dict(),
+            "aggressive": self.aggressive and self.aggressive.state_dict(),
             "schedule": _state_of(self.steps.schedule),
             "random": self.steps.svi.ranks.gather(_random(self.steps.svi.pair.reference().device)),
         }
@@ -168,8 +171,8 @@ class Loop:
         self.steps.load_state_dict(state["steps"])
         self.history.records[:] = [Record(**record) for record in state["history"]]
         self.history.seconds, self.history.resumed = state["seconds"], [*state["resumed"], self.done]
-        for part, kept in ((self.validation, "validation"), (self.average, "average")):
-            if part is not None:
+        for kept in ("validation", "average", "aggressive"):
+            if (part := getattr(self, kept)) is not None:
                 part.load_state_dict(state[kept])
         if callable(load := getattr(self.steps.schedule, "load_state_dict", None)):
             load(state["schedule"])
@@ -210,7 +213,12 @@ class Loop:
         rate = float(svi.optim.param_groups[0]["lr"])
         with self.average.applied() if self.average else nullcontext():
             valid = self.validation and self.validation.measure(svi)
+            together = self.validation and self.validation.aggregate(svi.pair)
         record = Record(self.done, -loss / (counted * rows), self._seconds(), norm.item(), rate, skipped, valid)
+        if together is not None:
+            record = replace(record, **asdict(together))
+            if self.aggressive is not None:
+                self.aggressive.observe(together.mutual_information)
         self.history.records.append(record)
         if callable(observe := getattr(self.steps.schedule, "observe", None)):
             observe(record.bound if valid is None else valid)
@@ -276,6 +284,8 @@ def _set_random(state: dict[str, Any], device: torch.device) -> None:
 
 def _progress(record: Record) -> str:
     valid = "" if record.valid is None else f", valid {record.valid:.2f}"
+    if record.kl is not None:
+        valid += f" (KL {record.kl:.2f}, I {record.mutual_information:.2f}, {record.active_units} active)"
     skipped = f", {record.skipped} skipped" if record.skipped else ""
     return f"bound {record.bound:.2f}{valid} nats, gradient {record.gradient_norm:.3g}{skipped}"
 

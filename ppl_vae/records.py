@@ -20,6 +20,8 @@ class Record:
         learning_rate: of the last step.
         skipped: steps left out so far, for a loss or a gradient that was not finite.
         valid: the bound on the validation data, in nats per datum.
+        kl, mutual_information, active_units: of the first validation data, as of `Aggregate`; None where there are
+            none, or no latent sites.
     """
 
     step: int
@@ -29,6 +31,9 @@ class Record:
     learning_rate: float = math.nan
     skipped: int = 0
     valid: float | None = None
+    kl: float | None = None
+    mutual_information: float | None = None
+    active_units: int | None = None
 
 
 @dataclass

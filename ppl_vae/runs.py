@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from ppl_vae import specs
-from ppl_vae.data import Conditioned, Dataset, load_named
+from ppl_vae.data import Dataset, Source, load_named
 from ppl_vae.data.files import unread
 from ppl_vae.objectives import Objective
 from ppl_vae.pair import Pair
@@ -182,7 +182,7 @@ class LoadedRun:
     """
 
     pair: Pair
-    data: Dataset | Conditioned
+    data: Dataset | Source
     objective: Objective
     config: dict[str, Any]
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ppl_vae import nn as networks
 from ppl_vae import objectives, pairs
-from ppl_vae.data import Conditioned, Dataset
+from ppl_vae.data import Dataset, Source
 from ppl_vae.objectives import (
     IWAE,
     STL,
@@ -133,30 +133,30 @@ def pair_factory(text: str, told: Mapping[str, int] = {}) -> Callable[[tuple[int
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes fresh pairs from a text; p(x | z) starts at the pixel means where the pair knows how."""
+    """Makes fresh pairs from a text; p(x | z) starts at the mean of the data where the pair knows how."""
 
     text: str
     shape: tuple[int, ...]
-    pixel_means: Tensor
+    output_mean: Tensor
     told: Mapping[str, int] = field(default_factory=dict)
 
     def __call__(self) -> Pair:
         """A fresh pair."""
         pair = pair_factory(self.text, self.told)(self.shape)
         if callable(set_mean := getattr(pair, "set_output_mean", None)):
-            set_mean(self.pixel_means)
+            set_mean(self.output_mean)
         return pair
 
 
-def maker(text: str, dataset: Dataset[Any] | Conditioned) -> Maker:
+def maker(text: str, dataset: Dataset[Any] | Source) -> Maker:
     """A maker of the pair of a text, which is refused here if it is wrong."""
     pair_factory(text, told_by(dataset))
-    return Maker(text, dataset.shape, dataset.pixel_means, told_by(dataset))
+    return Maker(text, dataset.shape, dataset.output_mean, told_by(dataset))
 
 
-def told_by(dataset: Dataset[Any] | Conditioned) -> Mapping[str, int]:
+def told_by(dataset: Dataset[Any] | Source) -> Mapping[str, int]:
     """What a pair must know of the data besides their shape: sizes of what they are conditioned on."""
-    return dataset.told if isinstance(dataset, Conditioned) else {}
+    return dataset.told if isinstance(dataset, Source) else {}
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -38,6 +39,7 @@ class Steps(Generic[B]):
         batches: without end.
         schedule: from the step to a factor on the optimiser's learning rates.
         after: called after each step (and captured with it).
+        around: makes what each step is taken in, its batch drawn too; not of captured steps.
 
     Attributes:
         total: the sum of the losses since the last `collect`, 0-dim, in nats; steps left out count as 0.
@@ -49,8 +51,9 @@ class Steps(Generic[B]):
         batches: B,
         schedule: Rate | None = None,
         after: Callable[[], None] | None = None,
+        around: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self.svi, self.batches, self.schedule, self.after = svi, batches, schedule, after
+        self.svi, self.batches, self.schedule, self.after, self.around = svi, batches, schedule, after, around
         self.rates = [float(group["lr"]) for group in svi.optim.param_groups]
         self.total = torch.zeros((), device=batches.device)
         self._rows: tuple[Tensor, ...] = ()
@@ -65,18 +68,22 @@ class Steps(Generic[B]):
         """
         for taken in range(1, count + 1):
             self._set_rate()
-            batch = self.batches.next()
-            assert self.batches.indices is not None
-            # A gradient that overflows is noticed one step later: keep the rows of two steps.
-            self._rows = (*self._rows[-1:], self.batches.indices.clone())
-            try:
-                loss = self.svi.update(*batch)
-            except NonFiniteError as error:
-                raise NonFiniteError(f"{error} {self._where()}") from None
+            with self.around():
+                loss = self._update()
             self._count(loss)
             if until():
                 return taken
         return count
+
+    def _update(self) -> Tensor:
+        batch = self.batches.next()
+        assert self.batches.indices is not None
+        # A gradient that overflows is noticed one step later: keep the rows of two steps.
+        self._rows = (*self._rows[-1:], self.batches.indices.clone())
+        try:
+            return self.svi.update(*batch)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{error} {self._where()}") from None
 
     def collect(self) -> float:
         """The sum of the losses since the last call, in nats.

@@ -4,7 +4,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence, Sized
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from ppl_vae.averages import WeightAverage
 from ppl_vae.checks import check_batch
-from ppl_vae.data import Conditioned, Dataset, LoadedMinibatches, Minibatches
+from ppl_vae.data import Dataset, LoadedMinibatches, Minibatches, Source
 from ppl_vae.denormals import flush_denormals
 from ppl_vae.heap import keep_freed_memory
+from ppl_vae.lagging import AggressiveGuide
 from ppl_vae.loop import Loop, saver_of
 from ppl_vae.objectives import Objective, Trace_ELBO
 from ppl_vae.pair import Pair
@@ -30,10 +31,10 @@ from ppl_vae.steps import CapturedSteps, Steps
 from ppl_vae.svi import SVI, Compile, OnNonFinite
 from ppl_vae.validation import Validation
 
-__all__ = ["Compile", "Data", "History", "OnNonFinite", "Record", "fit", "resolve_device", "steps_of"]
+__all__ = ["Compile", "Data", "History", "OnNonFinite", "Record", "first_batch", "fit", "resolve_device", "steps_of"]
 
 B = TypeVar("B", Minibatches, LoadedMinibatches)
-Data = Dataset[Any] | Conditioned | Tensor | Sequence[Tensor] | MapStyle[Any]
+Data = Dataset[Any] | Source | Tensor | Sequence[Tensor] | MapStyle[Any]
 
 COMPILE_FROM, CAPTURE_FROM = 10_000, 100
 """Steps of a run from which compiling pays on a CPU (5 to 20 seconds), and capturing on CUDA (about one)."""
@@ -54,6 +55,7 @@ def fit(
     ema: float | None = None,
     valid: Tensor | Sequence[Tensor] | None = None,
     patience: int | None = None,
+    aggressive: bool = False,
     seed: int = 0,
     device: str | torch.device = "auto",
     compile: Compile = "auto",
@@ -97,9 +99,12 @@ def fit(
         optim: an optimiser over `pair.parameters()` instead of Adam; `learning_rate` is then unused.
         clip_norm, accumulate: as for `SVI`.
         ema: decay of an exponential moving average of the weights, such as 0.999: the pair ends with the average.
-        valid: data held out, as `data` but binarised: their bound is part of the learning curve, and the pair ends with
-            the weights of its best point.
+        valid: data held out, as `data` but binarised: their bound is part of the learning curve, with KL, mutual
+            information and active units of the first thousand (`Aggregate`), and the pair ends with the weights of its
+            best point.
         patience: stop after so many points of the learning curve without a better bound on `valid`.
+        aggressive: train the guide to convergence before each step of the model, as long as the mutual information on
+            `valid` rises (see `AggressiveGuide`): against posterior collapse. Steps are then eager.
         seed: of the minibatches and the noise.
         device: "auto" takes CUDA where there is one.
         compile: how the steps are run, as for `SVI`; "auto" goes by the length of the run: "inductor" from 10,000
@@ -133,7 +138,12 @@ def fit(
         raise ValueError(f"accumulate: got {accumulate}, expected at least 1")
     objective = objective or Trace_ELBO()
     settings = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate, "seed": seed}
-    settings |= {"precision": precision, "ema": ema, "clip_norm": clip_norm, "objective": repr(objective.describe())}
+    if aggressive and valid is None:
+        raise ValueError(
+            "aggressive: got True without data held out, expected valid=... beside it, to know when to end"
+        )
+    settings |= {"precision": precision, "ema": ema, "clip_norm": clip_norm, "aggressive": aggressive}
+    settings |= {"objective": repr(objective.describe())}
     saver, state = saver_of(checkpoints, checkpoint_every, resume)
     flush_denormals()
     keep_freed_memory()
@@ -145,7 +155,7 @@ def fit(
     if state is None:
         _begin(pair, batches, seed)
     ranks.share(pair)
-    how = _resolve_compile(compile, steps, place, ranks)
+    how = _resolve_compile("off" if aggressive and compile == "auto" else compile, steps, place, ranks)
     guards: dict[str, Any] = {"clip_norm": clip_norm, "accumulate": accumulate, "on_nonfinite": on_nonfinite}
     svi = SVI(pair, optim, objective, compile=how, ranks=ranks, **guards)
     objective.step = 0
@@ -161,11 +171,12 @@ def fit(
     ):
         pair.train()
         after = average and average.update
+        lead = AggressiveGuide(svi, batches) if aggressive else None
         if captured and isinstance(batches, Minibatches) and batches.is_uniform:
             taken: Steps[Any] = CapturedSteps(svi, batches, schedule, after, longest=every(steps))
         else:
-            taken = Steps(svi, batches, schedule, after)
-        loop = Loop(taken, steps, settings, history, bar, validation, average, saver, on_step, on_record)
+            taken = Steps(svi, batches, schedule, after, lead.before_step if lead else nullcontext)
+        loop = Loop(taken, steps, settings, history, bar, validation, average, saver, lead, on_step, on_record)
         if state is not None:
             loop.load_state_dict(state)
         loop.run()
@@ -174,10 +185,17 @@ def fit(
 
 def steps_of(passes: float, data: Data, batch_size: int) -> int:
     """How many steps make so many passes over the data."""
-    if isinstance(data, Conditioned):
+    if isinstance(data, Source):
         return round(passes * data.minibatches(batch_size).steps_per_pass)
     rows = data.train if isinstance(data, Dataset) else data[0] if isinstance(data, tuple | list) else data
     return round(passes * (len(cast(Sized, rows)) // batch_size))
+
+
+def first_batch(pair: Pair, data: Data, batch_size: int) -> tuple[Tensor, ...]:
+    """Some batch of the training data, as the pair's programs take it, on the pair's device."""
+    batches = _minibatches(pair, data, batch_size, 0, pair.reference().device, (0, 1), 0)
+    with private_stream(0, batches.device), closing(batches):
+        return batches.next()
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -221,7 +239,7 @@ def _resolve_compile(compile: Compile, steps: int, place: torch.device, ranks: R
 def _minibatches(
     pair: Pair, data: Data, batch_size: int, seed: int, place: torch.device, part: tuple[int, int], num_workers: int
 ) -> Minibatches | LoadedMinibatches:
-    if isinstance(data, Conditioned):
+    if isinstance(data, Source):
         return _checked(pair, _all_used(data.to(place).minibatches(batch_size, seed, part)))
     draw = data.draw if isinstance(data, Dataset) else None
     rows = data.train if isinstance(data, Dataset) else data
@@ -238,7 +256,7 @@ def _all_used(batches: Minibatches) -> Minibatches:
     """The batches; a warning where some rows are never in one."""
     if batches.unused:
         warnings.warn(
-            f"ppl_vae: {batches.unused} of {batches.num_data} training data are never used: their groups (captions of "
+            f"ppl_vae: {batches.unused} of {batches.num_data} training data are never used: their groups (texts of "
             f"one width) have fewer than batch_size={batches.batch_size}; choose a smaller batch, or larger groups",
             stacklevel=3,
         )

@@ -7,10 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ppl_vae.aggregate import Aggregate, aggregate
+from ppl_vae.pair import Pair
 from ppl_vae.quiet import undisturbed
 from ppl_vae.svi import SVI
 
 __all__ = ["Validation"]
+
+LOOKED_AT = 1000
+"""So many data, the first, are looked at for what q(z | x) says of them together."""
 
 
 @dataclass
@@ -46,6 +51,11 @@ class Validation:
             self.best, self.step, self.waited = bound, svi.objective.step, 0
             self.weights = {name: value.clone() for name, value in svi.pair.state_dict().items()}
         return bound
+
+    def aggregate(self, pair: Pair) -> Aggregate | None:
+        """What the guide says of the first data together; None where it has no latent sites."""
+        rows = len(self.batches[0][0])
+        return aggregate(pair, self.batches[: max(1, LOOKED_AT // rows)], self.seed)
 
     @property
     def is_over(self) -> bool:

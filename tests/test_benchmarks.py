@@ -145,6 +145,19 @@ def test_the_time_of_a_painters_step_is_written(tmp_path: Path) -> None:
     assert f"{found['loss_after_warm_up']['off']:.2f} nats per datum" in done.stdout
 
 
+def test_the_text_vae_by_hand_is_the_same_and_both_are_timed(tmp_path: Path) -> None:
+    tiny = ["--vocabulary", "30", "--latent-dim", "2", "--embedding", "4", "--hidden", "8", "--batch", "4"]
+    options = [*tiny, "--steps", "1", "--rounds", "2"]
+    command = [sys.executable, str(BENCHMARKS / "text_time.py"), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "results" / "text_time_cpu.json").read_text())
+    losses = found["losses_on_one_seed"]
+    assert losses["ppl_vae"] == pytest.approx(losses["by hand"], rel=1e-5)
+    assert found["words_per_second"]["ppl_vae"]["q1"] > 0 and found["ratio_to_by_hand"]["median"] > 0
+
+
 def test_pixels_at_which_draws_are_timed_are_spread_evenly(modules: Any) -> None:
     spread = modules("draw_time").spread
     assert spread(784, 784) == list(range(784))

@@ -47,6 +47,10 @@ BUDGETS = {
     "10_vq_vae.py": CODES,
     "10_vq_vae_sound.py": ["--steps", "10", "--sounds", "100", "--hidden", "8", "--codes", "8"],
     "11_vq_vae_2.py": CODES,
+    "13_text.py": [
+        *["--passes", "0.1", "--num-particles", "5", "--num-train", "300", "--num-test", "30"],
+        *["--hidden", "8", "--embedding", "4", "--latent-dim", "2"],
+    ],
     "12_categorical.py": ["--steps", "10", "--num-particles", "5", "--variables", "3", "--hidden", "8"],
 }
 

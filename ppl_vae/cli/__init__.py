@@ -1,6 +1,7 @@
 """The command line.
 
-`ppl-vae compare | train | reproduce | evaluate | sample | reconstruct | complete | manifold | paint | list`.
+`ppl-vae compare | train | reproduce | evaluate | sample | reconstruct | complete | manifold | paint | text |
+list`.
 """
 
 import re
@@ -14,6 +15,7 @@ from ppl_vae.cli.inspection import complete, evaluate, list_names, manifold, rec
 from ppl_vae.cli.paint import paint
 from ppl_vae.cli.parsing import advice, parsed, said
 from ppl_vae.cli.reproduce import reproduce
+from ppl_vae.cli.text import text
 from ppl_vae.cli.train import train
 from ppl_vae.nonfinite import NonFiniteError
 from ppl_vae.parallel import leave
@@ -32,6 +34,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "complete": complete,
     "manifold": manifold,
     "paint": paint,
+    "text": text,
     "list": list_names,
 }
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae import data, evaluation
-from ppl_vae.data import Captioned, Conditioned, Dataset, Labelled, as_batch
+from ppl_vae.data import Captioned, Dataset, Labelled, Source, Text, as_batch
 from ppl_vae.evaluation.chunks import require_positive
 from ppl_vae.seeds import check_seed
 
@@ -16,7 +16,6 @@ __all__ = [
     "about",
     "absolute",
     "batch_on",
-    "blank_batch",
     "check_evaluation",
     "check_steps",
     "default_pairs",
@@ -30,13 +29,6 @@ def absolute(name: str, root: str | None = None) -> str:
     if data.is_composed(name):
         return data.with_absolute_paths(name, root)
     return name if name in data.names() else str(Path(name).resolve())
-
-
-def blank_batch(dataset: Dataset[Any] | Conditioned, num: int) -> tuple[Tensor, ...]:
-    """A batch for `num` samples: data that the model ignores, and captions of the first test data or all classes."""
-    if isinstance(dataset, Conditioned):
-        return torch.zeros(num, *dataset.shape), dataset.conditions(num)
-    return (dataset.test[:1].expand(num, *dataset.shape),)
 
 
 def batch_on(device: torch.device, batch: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -64,16 +56,20 @@ def check_steps(steps: int) -> None:
         raise ValueError(f"steps: got {steps}, expected at least 1")
 
 
-def default_pairs(dataset: Dataset[Any] | Conditioned) -> list[str]:
+def default_pairs(dataset: Dataset[Any] | Source) -> list[str]:
     """One- and two-layer pairs: Burda et al.'s sizes, smaller ones for small images; with captions alignDRAW.
 
-    With classes a conditional VAE.
+    With classes a conditional VAE, of sentences a text VAE.
     """
     likelihood = f', likelihood="discretised-logistic", levels={dataset.levels}'
     tail = "" if dataset.binarisation != "none" else likelihood
     if isinstance(dataset, Captioned):
         sizes = "latent_dim=24, hidden=192, steps=8, words=32, align=64, read=12, write=12"
         return [f"AlignDRAW({sizes}{tail})"]
+    if isinstance(dataset, Text):
+        small = dataset.levels <= 500
+        sizes = "latent_dim=8, embedding=32, hidden=64" if small else "latent_dim=32, embedding=200, hidden=200"
+        return [f"TextVAE({sizes}, keep=0.7)"]
     if isinstance(dataset, Labelled):
         sizes = "20, hidden=(100, 100)" if dataset.shape.numel() <= 100 else "50, hidden=(200, 200)"
         return [f"ConditionalVAE(latent_dim={sizes}{tail})"]
@@ -103,12 +99,10 @@ def print_codes(usage: Mapping[str, evaluation.CodeUsage]) -> None:
         print(f"{site}: {found.used} of {found.total} codes used, perplexity {found.perplexity:.1f}")
 
 
-def about(dataset: Dataset[Any] | Conditioned, num_particles: int, reached: Any) -> str:
+def about(dataset: Dataset[Any] | Source, num_particles: int, reached: Any) -> str:
     """What the likelihood is of: data, binarisation, estimator."""
     note = f"; {dataset.note}" if dataset.note else ""
     # Of a guide that leaves nothing to chance one particle was drawn, and there is nothing to sample.
     how = f" by importance sampling with {num_particles} particles" if reached.num_particles == num_particles else ""
-    return (
-        f"{dataset.name}, {dataset.binarisation} binarisation, {reached.num_data} test data; NLL in nats{how} "
-        f"({reached.label}){note}"
-    )
+    kind = "sentences" if isinstance(dataset, Text) else f"{dataset.binarisation} binarisation"
+    return f"{dataset.name}, {kind}, {reached.num_data} test data; NLL in nats{how} ({reached.label}){note}"

@@ -6,7 +6,7 @@ import torch
 
 from ppl_vae import comparison, report, runs, specs, tables, training
 from ppl_vae.cli.common import about, batch_on, check_steps, default_pairs
-from ppl_vae.data import Binarisation, Conditioned, Dataset, is_composed, load_named
+from ppl_vae.data import Binarisation, Dataset, Source, is_composed, load_named
 from ppl_vae.seeds import check_seed
 from ppl_vae.training import Compile
 
@@ -73,7 +73,7 @@ def compare(
     folder = f"compare-{data.partition('(')[0] if is_composed(data) else Path(data).stem}" if out is None else out
     runs.check_free(folder, overwrite)
     dataset = load_named(data, binarisation=binarisation, root=data_root, seed=data_seed)
-    has_layers = objective is None and not isinstance(dataset, Conditioned)
+    has_layers = objective is None and not isinstance(dataset, Source)
     texts = objective or (LAYERED if has_layers else FEW)
     with runs.new_folder(folder, overwrite) as partial:  # before the work: it may turn out that it can't be made
         result = comparison.compare(
@@ -100,7 +100,7 @@ def compare(
     print(f"\n{about(dataset, num_particles, result.runs[0].evaluation)}\nResults: {folder}")
 
 
-def _workers(workers: int | None, dataset: Dataset | Conditioned, device: str) -> int:
+def _workers(workers: int | None, dataset: Dataset | Source, device: str) -> int:
     """All cores for small data on a CPU: one run keeps one core busy. Large data are not copied to processes."""
     if workers is not None:
         return workers

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ppl_vae import data, evaluation, generation, report, runs, specs, training
-from ppl_vae.cli.common import about, batch_on, blank_batch, check_evaluation, print_evaluation
-from ppl_vae.data import Labelled
+from ppl_vae.cli.common import about, batch_on, check_evaluation, print_evaluation
+from ppl_vae.data import Labelled, Text
 
 __all__ = ["check_num", "complete", "evaluate", "list_names", "manifold", "picture", "reconstruct", "sample"]
 
@@ -67,15 +67,26 @@ def sample(
         data_root: folder of the data sets, where it has moved.
     """
     path = picture(out, run, "samples")
-    loaded = runs.load_run(run, data_root)
+    loaded = _of_images(run, data_root)
     check_num(num)
-    batch = blank_batch(loaded.data, num)
+    batch = loaded.data.blank(num)
     if label is not None:
         batch = (batch[0], _class(loaded.data, label).expand(num))
     images = generation.samples(loaded.pair, *batch, seed=seed)
     columns = loaded.data.classes if isinstance(loaded.data, Labelled) and label is None else None  # one for each
     title = "samples" if label is None else f"samples of class {label}"
     print(report.image_grid(images, path, columns=columns, title=title))
+
+
+def _of_images(run: str, data_root: str | None) -> runs.LoadedRun:
+    """A run whose data can be shown as pictures."""
+    loaded = runs.load_run(run, data_root)
+    if isinstance(loaded.data, Text):
+        raise ValueError(
+            f"run: got one on sentences, {loaded.data.name}, expected one on images; see ppl-vae text --help for "
+            "ppl-vae text sample, reconstruct, path and impute"
+        )
+    return loaded
 
 
 def _class(dataset: Any, label: int) -> Tensor:
@@ -107,7 +118,7 @@ def reconstruct(
         data_root: folder of the data sets, where it has moved.
     """
     path = picture(out, run, "reconstructions")
-    loaded = runs.load_run(run, data_root)
+    loaded = _of_images(run, data_root)
     check_num(num)
     test = [part[:num] for part in data.as_batch(loaded.data.test_batch())]
     kept = None if latents is None else [name.strip() for name in latents.split(",")]
@@ -136,7 +147,7 @@ def complete(
         data_root: folder of the data sets, where it has moved.
     """
     path = picture(out, run, "completions")
-    loaded = runs.load_run(run, data_root)
+    loaded = _of_images(run, data_root)
     check_num(num)
     check_num(draws)
     test = [part[:num] for part in data.as_batch(loaded.data.test_batch())]
@@ -167,7 +178,7 @@ def manifold(run: str, size: int = 20, out: str | None = None, data_root: str | 
         data_root: folder of the data sets, where it has moved.
     """
     path = picture(out, run, "manifold")
-    loaded = runs.load_run(run, data_root)
+    loaded = _of_images(run, data_root)
     print(report.manifold_figure(generation.manifold(loaded.pair, size=size), path))
 
 

@@ -162,10 +162,24 @@ def _check_whole(config: Path) -> None:
         )
 
 
+def _with_sentences(words: list[str]) -> list[str]:
+    """`text ACTION RUN a b` as `text ACTION RUN --sentences+=a --sentences+=b`."""
+    result, plain, is_value = words[:1], 0, False
+    for word in words[1:]:
+        is_option = word.startswith("--")
+        plain += not is_option and not is_value  # a word behind an option is its value
+        is_sentence = plain > 2 and not is_option and not is_value
+        result.append(f"--sentences+={word}" if is_sentence else word)
+        is_value = is_option and "=" not in word
+    return result
+
+
 def _options(argv: Sequence[str]) -> list[str]:
     """Options as the parser wants them: `--data-root` is `--data_root`, and compare's `--objective a --objective b`
-    is `--objective+=a --objective+=b`."""
+    is `--objective+=a --objective+=b`, as are the sentences of text."""
     result, rest = [], _with_config(list(argv))
+    if rest[:1] == ["text"]:
+        rest = _with_sentences(rest)
     lists = ("--pair", "--objective") if rest[:1] == ["compare"] else ()
     while rest:
         word = rest.pop(0)

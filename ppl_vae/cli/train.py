@@ -20,7 +20,8 @@ from ppl_vae.cli.common import (
     print_codes,
     print_evaluation,
 )
-from ppl_vae.data import Binarisation, load_named
+from ppl_vae.cli.text import told
+from ppl_vae.data import Binarisation, Text, load_named
 from ppl_vae.pair import Pair
 from ppl_vae.pairs.quantised import QuantisedPair
 from ppl_vae.parallel import Ranks, started_by_torchrun
@@ -62,6 +63,8 @@ def train(
     ema: float | None = None,
     valid: int = 0,
     patience: int | None = None,
+    aggressive: bool = False,
+    pretrain: int = 0,
     seed: int = 0,
     num_particles: int = 5000,
     num_test: int | None = None,
@@ -89,7 +92,8 @@ def train(
         objective: an objective, `elbo`, `iwae:50` or `RenyiELBO(alpha=0.5, num_particles=5)`.
         data: digits, mnist, binarised-mnist, fashion-mnist, omniglot, cifar10, frey-faces; a file of arrays; or a
             folder of .npy files, train*.npy and test*.npy, of which the first stay on disk; or data with their
-            classes, `labelled(mnist)`; or data with captions: digits composed as they are asked for,
+            classes, `labelled(mnist)`; or sentences, `text('data/ptb', words=10000)` from a folder of three files, or
+            `text(grammar)`; or data with captions: digits composed as they are asked for,
             `scenes(mnist, size=28, digit_size=14)`, or MS COCO from the folder of its downloads,
             `coco('data/coco', size=32, cache='data/cache')`.
         data_root: folder of the data sets; the environment variable PPL_VAE_DATA otherwise.
@@ -103,8 +107,12 @@ def train(
         accumulate: so many batches a step, one after the other.
         ema: decay of a moving average of the weights, such as 0.999; the run ends with the average.
         valid: hold out the last so many training data (of images with captions so many images, with all their
-            captions); the run ends with the weights that are best there.
+            captions; of sentences the first so many of the file for it); the run ends with the weights that are best
+            there, and KL, mutual information and active units of these data are shown as it goes.
         patience: stop after so many points of the learning curve without a better bound on the data held out.
+        aggressive: train the guide to convergence before each step of the model, as long as the mutual information on
+            the data held out rises: against posterior collapse.
+        pretrain: so many steps as an autoencoder first, of which the guide alone is kept: against posterior collapse.
         seed: of the initial weights, the minibatches and the noise.
         num_particles: of the importance-sampled log-likelihood.
         num_test: evaluate on so many test data; all by default.
@@ -157,6 +165,8 @@ def train(
                     ema=ema,
                     valid=held_out,
                     patience=patience,
+                    aggressive=aggressive,
+                    pretrain_steps=pretrain,
                     seed=seed,
                     device=device,
                     compile=compile,
@@ -177,6 +187,8 @@ def train(
             history = joined(stages)
             folder.finish(history)
             result = {"data": dataset.describe(), "evaluation": reached.as_dict(), "history": history.as_dict()}
+            if isinstance(dataset, Text):
+                result["perplexity"] = told(trained, dataset, reached, folder.path).as_dict()
             if isinstance(trained, QuantisedPair):
                 usage = evaluation.code_usage(trained, *test)
                 result["codes"] = {site: found.as_dict() for site, found in usage.items()}

@@ -20,7 +20,10 @@ from ppl_vae.data.minibatch import Minibatches, as_batch
 from ppl_vae.data.named import composed_names, is_composed, load_named, with_absolute_paths
 from ppl_vae.data.quadrants import UNKNOWN, quadrants
 from ppl_vae.data.scenes import Scenes, scenes
+from ppl_vae.data.source import Source
 from ppl_vae.data.stored import Stored
+from ppl_vae.data.text import Text, num_tokens
+from ppl_vae.data.text_files import text
 
 __all__ = [
     "UNKNOWN",
@@ -35,7 +38,9 @@ __all__ = [
     "LoadedMinibatches",
     "Minibatches",
     "Scenes",
+    "Source",
     "Stored",
+    "Text",
     "Vocabulary",
     "as_batch",
     "binarise",
@@ -50,7 +55,9 @@ __all__ = [
     "load_folder",
     "load_named",
     "names",
+    "num_tokens",
     "quadrants",
     "scenes",
+    "text",
     "with_absolute_paths",
 ]

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from ppl_vae.data.album import Album
+from ppl_vae.data.buckets import check_ascending, widths_in
 from ppl_vae.data.captions import Vocabulary, tokens
 from ppl_vae.data.conditioned import Conditioned
 from ppl_vae.data.dataset import Binarisation, DataError
 from ppl_vae.data.minibatch import Minibatches
+from ppl_vae.data.parts import number_left, shortened
 
 
 class Captioned(Conditioned):
@@ -62,18 +64,7 @@ class Captioned(Conditioned):
         Raises:
             DataError: a number below 1, or above what there is.
         """
-        notes, fields = [self.note] if self.note else [], {}
-        for part, field_name, number in zip(("train", "test"), self.parts, (num_train, num_test), strict=True):
-            there = len(getattr(self, field_name))
-            if number is None or number == there:
-                continue
-            if not 1 <= number <= there:
-                raise DataError(
-                    f"{self.name}: got num_{part}={number}; expected 1 to {there}, the {self.unit} there are"
-                )
-            fields[field_name] = getattr(self, field_name)[:number]
-            notes.append(f"only the first {number:,} of {there:,} {part} {self.unit}")
-        return replace(self, note="; ".join(notes), **fields)  # pyright: ignore[reportArgumentType]
+        return shortened(self, self.parts, self.unit, num_train, num_test)
 
     def hold_out(self, number: int) -> tuple[Self, tuple[Tensor, Tensor]]:
         """The data without their last `number` of what `unit` says, and those as evaluation sees them, always the same.
@@ -82,9 +73,7 @@ class Captioned(Conditioned):
             DataError: a number below 1, or not below what there is.
         """
         whole = getattr(self, self.parts[0])
-        left = len(whole) - number
-        if number < 1 or left < 1:
-            raise DataError(f"{self.name}: got {number} {self.unit} to hold out; expected 1 to {len(whole) - 1}")
+        left = number_left(self.name, len(whole), number, self.unit)
         return self.subset(num_train=left), self._held_out(whole[left:])
 
 
@@ -157,7 +146,7 @@ class CaptionedImages(Captioned):
 
     def widths(self) -> Tensor:
         """The bucket of each training pair, (M,) int64 on the CPU."""
-        return self._widths(self.train_album.lengths.cpu())
+        return widths_in(self.buckets, self.train_album.lengths)
 
     def draw(self, pairs: Tensor, length: int | None = None) -> tuple[Tensor, Tensor]:
         """A batch as the model sees it in training: one gather each, and no word to the host.
@@ -207,10 +196,6 @@ class CaptionedImages(Captioned):
     def _held_out(self, part: Album) -> tuple[Tensor, Tensor]:
         return part.grey(), part.first_captions()
 
-    def _widths(self, lengths: Tensor) -> Tensor:
-        buckets = torch.tensor(self.buckets)
-        return buckets[torch.searchsorted(buckets, lengths)]
-
 
 def _check(data: CaptionedImages) -> None:
     albums = {"train": data.train_album, "test": data.test_album}
@@ -220,13 +205,7 @@ def _check(data: CaptionedImages) -> None:
             f"{data.name}: got (images, words of a caption) {shapes['train']} in train and {shapes['test']} in test, "
             "expected the same; resize the images, and encode all captions with one length"
         )
-    length = shapes["train"][1]
-    is_ascending = all(a < b for a, b in zip(data.buckets, data.buckets[1:], strict=False))
-    if not data.buckets or data.buckets[0] < 1 or not is_ascending or data.buckets[-1] != length:
-        raise DataError(
-            f"{data.name}: got buckets {data.buckets}, expected ascending numbers of words, from 1 to the width of the "
-            f"captions, {length}; end them with {length}"
-        )
+    check_ascending(data.name, data.buckets, shapes["train"][1])
     for part, album in albums.items():
         low, high = (int(bound) for bound in album.captions.aminmax())
         if low < 0 or high >= len(data.vocabulary):

@@ -1,15 +1,17 @@
 """MS COCO: photographs with five captions each."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from ppl_vae.data.album import Album
+from ppl_vae.data.buckets import check_buckets, ending_with
 from ppl_vae.data.captioned import CaptionedImages
 from ppl_vae.data.captions import Vocabulary, tokens
 from ppl_vae.data.coco_files import CocoFiles
+from ppl_vae.data.counts import check_counts
 from ppl_vae.data.dataset import DataError
 
 UNKNOWN = "<unk>"
@@ -78,7 +80,7 @@ def coco(
         train_album=albums[0],
         test_album=albums[1],
         vocabulary=vocabulary,
-        buckets=(*sorted({width for width in buckets if width < longest}), longest),
+        buckets=ending_with(buckets, longest),
         note="; ".join(filter(None, [lengths, rare, *(chosen.note for chosen in kept)])),
     )
 
@@ -131,19 +133,12 @@ def _left_out(part: str, lengths: list[list[int]], images: int, min_words: int, 
 def _check(year: Any, buckets: Any, progress: Any, **whole: Any) -> None:
     if year not in YEARS:
         raise DataError(f"year: got {year!r}, expected {' or '.join(map(str, YEARS))}; give one of them")
-    for name, number in whole.items():
-        if not _is_count(number):
-            raise DataError(f"{name}: got {number!r}, expected a whole number from 1; give another")
+    check_counts(**whole)
     least, most = whole["min_words"], whole["max_words"]
     if least > most:
         raise DataError(
             f"got min_words={least} and max_words={most}, expected no more at least than at most; swap them"
         )
-    if isinstance(buckets, str) or not isinstance(buckets, Iterable) or not all(map(_is_count, buckets)):
-        raise DataError(f"buckets: got {buckets!r}, expected numbers of words from 1; give (10, 12, 15), say")
+    check_buckets(buckets)
     if not isinstance(progress, bool):
         raise DataError(f"progress: got {progress!r}, expected True or False; give one of them")
-
-
-def _is_count(number: Any) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and number >= 1

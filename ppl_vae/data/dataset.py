@@ -110,6 +110,15 @@ class Dataset(Generic[Train]):
         total = torch.stack([x.rows(range(len(x))).sum(0, dtype=torch.float64) for x in parts]).sum(0)
         return (total / min(MEAN_ROWS, len(self.train))).float()
 
+    @property
+    def output_mean(self) -> Tensor:
+        """What a pair's `set_output_mean` takes: the pixel means."""
+        return self.pixel_means
+
+    def blank(self, num: int) -> tuple[Tensor]:
+        """A batch for `num` samples: data that the model ignores, (num, *shape)."""
+        return (self.test[:1].expand(num, *self.shape),)
+
     def to(self, device: torch.device | str) -> Self:
         """The same data on `device`; what is on disk stays there."""
 

@@ -1,4 +1,4 @@
-"""Data by a text: a data set's name, a file or a folder, or a call that makes data with classes or captions."""
+"""Data by a text: a data set's name, a file or a folder, or a call such as `labelled(mnist)` or `text(grammar)`."""
 
 import ast
 import inspect
@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ppl_vae.data.coco import coco
-from ppl_vae.data.conditioned import Conditioned
 from ppl_vae.data.dataset import Binarisation, DataError, Dataset
 from ppl_vae.data.labelled import labelled
 from ppl_vae.data.loaders import load
 from ppl_vae.data.scenes import scenes
+from ppl_vae.data.source import Source
+from ppl_vae.data.text_files import GRAMMAR, text
 
 __all__ = ["composed_names", "is_composed", "load_named", "with_absolute_paths"]
 
@@ -33,25 +34,31 @@ class _Context(NamedTuple):
     seed: int
 
 
-def _scenes(source: str, settings: dict[str, Any], context: _Context) -> Conditioned:
+def _scenes(source: str, settings: dict[str, Any], context: _Context) -> Source:
     digits = load(source, binarisation="none", root=context.root)
     return scenes(digits, binarisation=context.binarisation, seed=context.seed, **settings)  # type: ignore[arg-type]
 
 
-def _labelled(source: str, settings: dict[str, Any], context: _Context) -> Conditioned:
+def _labelled(source: str, settings: dict[str, Any], context: _Context) -> Source:
     return labelled(load(source, binarisation=context.binarisation, root=context.root, seed=context.seed), **settings)
 
 
-def _coco(source: str, settings: dict[str, Any], context: _Context) -> Conditioned:
+def _coco(source: str, settings: dict[str, Any], context: _Context) -> Source:
     if context.binarisation not in (None, "none"):
         raise DataError(f"got binarisation {context.binarisation!r}, expected 'none' for photographs; leave it out")
     places = {key: _placed(settings[key], context.root) for key in _PATHS if settings.get(key) is not None}
     return coco(_placed(source, context.root), **{**settings, **places})
 
 
+def _text(source: str, settings: dict[str, Any], context: _Context) -> Source:
+    if context.binarisation not in (None, "none"):
+        raise DataError(f"got binarisation {context.binarisation!r}, expected 'none' for text; leave it out")
+    return text(source if source == GRAMMAR else _placed(source, context.root), **settings)
+
+
 @dataclass(frozen=True)
 class _Maker:
-    """A kind of data with classes or captions.
+    """A kind of data that are more than a data set, a file or a folder.
 
     Args:
         make: from what it is called on, the settings, and what else the command says.
@@ -60,14 +67,16 @@ class _Maker:
         kind: what it is called on.
         example: of a call.
         is_path: whether it is called on a folder.
+        embedded: what is no folder, even so.
     """
 
-    make: Callable[[str, dict[str, Any], _Context], Conditioned]
-    function: Callable[..., Conditioned]
+    make: Callable[[str, dict[str, Any], _Context], Source]
+    function: Callable[..., Source]
     settings: tuple[str, ...]
     kind: str
     example: str
     is_path: bool = False
+    embedded: tuple[str, ...] = ()
 
 
 _MAKERS = {
@@ -87,18 +96,27 @@ _MAKERS = {
         "coco('data/coco', size=32)",
         is_path=True,
     ),
+    "text": _Maker(
+        _text,
+        text,
+        ("words", "least", "unit", "max_length", "num_train", "num_test", "buckets"),
+        "the folder of three files of text, in quotes, or grammar, and settings",
+        "text('data/ptb', words=10000)",
+        is_path=True,
+        embedded=(GRAMMAR,),
+    ),
 }
 _PATHS = ("cache",)
 """Settings that are paths."""
 
 
 def composed_names() -> tuple[str, ...]:
-    """The calls that make data with classes or captions, as one would write them."""
+    """The calls that make data with classes, captions or sentences, as one would write them."""
     return tuple(maker.example for maker in _MAKERS.values())
 
 
 def is_composed(text: str) -> bool:
-    """Whether a text asks for data with classes or captions, and not for a data set, a file or a folder."""
+    """Whether a text asks for such data, and not for a data set, a file or a folder."""
     return text.lstrip().startswith(tuple(f"{name}(" for name in _MAKERS))
 
 
@@ -109,7 +127,8 @@ def with_absolute_paths(text: str, root: str | Path | None = None) -> str:
         DataError: the text is no such call.
     """
     name, source, settings = _read(text)
-    if not _MAKERS[name].is_path or root is not None:
+    maker = _MAKERS[name]
+    if not maker.is_path or source in maker.embedded or root is not None:
         return text
     paths = {key: str(Path(settings[key]).expanduser().resolve()) for key in _PATHS if settings.get(key) is not None}
     words = [repr(str(Path(source).expanduser().resolve()))]
@@ -118,16 +137,16 @@ def with_absolute_paths(text: str, root: str | Path | None = None) -> str:
 
 def load_named(
     text: str, *, binarisation: Binarisation | None = None, root: str | Path | None = None, seed: int = 0
-) -> Dataset[Any] | Conditioned:
-    """What `load` loads, or data with classes or captions: `labelled(mnist)`, `scenes(mnist, size=28, digit_size=14)`.
+) -> Dataset[Any] | Source:
+    """What `load` loads, or data with classes, captions or sentences: `labelled(mnist)`, `text(grammar)`.
 
     Args:
-        text: as for `load`; or a call of `labelled` or `scenes` with the name of a data set, or of `coco` with its
-            folder (relative to `root` where that is given), and plain values of their settings.
+        text: as for `load`; or a call of `labelled` or `scenes` with the name of a data set, or of `coco` or `text`
+            with its folder (relative to `root` where that is given), and plain values of their settings.
         binarisation, root, seed: as for `load`.
 
     Raises:
-        DataError: what `load`, `labelled`, `scenes` and `coco` raise, or a text that is no such call.
+        DataError: what `load`, `labelled`, `scenes`, `coco` and `text` raise, or a text that is no such call.
 
     Example:
         >>> load_named("scenes(digits, size=16, num_train=10)").shape
@@ -145,7 +164,7 @@ def load_named(
 
 
 def _read(text: str) -> _Call:
-    """The parts of a call that makes data with classes or captions."""
+    """The parts of a call that makes such data."""
     text = text.strip()
     name = text.partition("(")[0]
     try:

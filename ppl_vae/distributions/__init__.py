@@ -1,4 +1,4 @@
-"""Distributions of pixels and codes that Pyro lacks; each a real `TorchDistribution`."""
+"""Distributions of pixels, codes and sentences that Pyro lacks; each a real `TorchDistribution`."""
 
 from ppl_vae.distributions.autoregressive import Autoregressive, Conditionals
 from ppl_vae.distributions.codebook import Codebook, nearest_codes, vectors_of
@@ -7,6 +7,7 @@ from ppl_vae.distributions.grey_bernoulli import GreyBernoulli
 from ppl_vae.distributions.grey_categorical import GreyCategorical
 from ppl_vae.distributions.logistic_mixture import DiscretisedLogisticMixture
 from ppl_vae.distributions.precision import at_least_float32
+from ppl_vae.distributions.sentence import Sentence, WordLaws
 
 __all__ = [
     "Autoregressive",
@@ -17,6 +18,8 @@ __all__ = [
     "GreyBernoulli",
     "GreyCategorical",
     "GreyLevels",
+    "Sentence",
+    "WordLaws",
     "at_least_float32",
     "nearest_codes",
     "vectors_of",

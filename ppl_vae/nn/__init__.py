@@ -30,11 +30,14 @@ from ppl_vae.nn.sentences import Alignment, SentenceEncoder, SentenceReader, Wor
 from ppl_vae.nn.shapes import Shape, as_shape, as_size
 from ppl_vae.nn.trunks import MLP, ConvDecoder, ConvEncoder, Trunk, leaky_rectifier
 from ppl_vae.nn.windows import Window, WindowHead, filter_bank
+from ppl_vae.nn.words import END, UNKNOWN, Cell, Highway, Told, WordNetwork, WordReader, WordState
 
 __all__ = [
+    "END",
     "LSTM",
     "MADE",
     "MLP",
+    "UNKNOWN",
     "Alignment",
     "BatchNorm",
     "BernoulliHead",
@@ -43,6 +46,7 @@ __all__ = [
     "CausalConv2d",
     "CausalNetwork",
     "CausalTrunk",
+    "Cell",
     "CodeNetwork",
     "CodebookHead",
     "ConvDecoder",
@@ -52,6 +56,7 @@ __all__ = [
     "FixedNormalHead",
     "GatedPixelCNN",
     "Head",
+    "Highway",
     "ImageTrunk",
     "LogisticMixtureHead",
     "Memory",
@@ -70,9 +75,13 @@ __all__ = [
     "SentenceReader",
     "Shape",
     "SharedNormalHead",
+    "Told",
     "Trunk",
     "Window",
     "WindowHead",
+    "WordNetwork",
+    "WordReader",
+    "WordState",
     "Words",
     "as_shape",
     "as_size",

@@ -7,6 +7,7 @@ from ppl_vae.pairs.draw import DRAW
 from ppl_vae.pairs.hierarchical import HierarchicalVAE
 from ppl_vae.pairs.ladder import LadderVAE
 from ppl_vae.pairs.pixels import MADE, PixelCNN, PixelRNN
+from ppl_vae.pairs.text import LanguageModel, TextVAE
 from ppl_vae.pairs.vae import VAE
 from ppl_vae.pairs.vq_vae import VQVAE, VQVAE1d
 from ppl_vae.pairs.vq_vae_2 import VQVAE2
@@ -22,8 +23,10 @@ __all__ = [
     "ConditionalVAE",
     "HierarchicalVAE",
     "LadderVAE",
+    "LanguageModel",
     "PixelCNN",
     "PixelRNN",
     "Prediction",
+    "TextVAE",
     "VQVAE1d",
 ]

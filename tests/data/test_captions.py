@@ -1,9 +1,11 @@
 """Words to ids and back: what counts as a word, padding, frequencies, messages."""
 
+from typing import Any
+
 import pytest
 import torch
 
-from ppl_vae.data.captions import Vocabulary, tokens
+from ppl_vae.data.captions import Split, Vocabulary, tokens
 from ppl_vae.data.dataset import DataError
 
 WORDS = Vocabulary(("a", "red", "three", "seven", ".", ","))
@@ -84,6 +86,71 @@ def test_captions_that_cannot_be_encoded_are_refused() -> None:
         WORDS.encode(["a", " "])
     with pytest.raises(DataError, match=r"got a caption of 4 words, expected at most 3: 'a red seven\.'; shorten it"):
         WORDS.encode(["a", "a red seven."], length=3)
+
+
+@pytest.mark.parametrize(
+    ("split", "texts"),
+    [
+        ("caption", ["a red cat .", "red , red"]),
+        ("spaces", ["mr. Smith 's N", "<unk> u.s.", "Mr. ,"]),
+        ("characters", ["A b, c", " ab ", "a"]),
+    ],
+)
+@pytest.mark.parametrize("end", [None, "<eos>"])
+@pytest.mark.parametrize("unknown", [None, "<unk>"])
+def test_each_split_comes_back(split: Split, texts: list[str], end: str | None, unknown: str | None) -> None:
+    words = Vocabulary.from_texts(texts, unknown=unknown, split=split, end=end)
+    ids = words.encode(texts, length=12)
+    assert words.decode(ids) == texts and (ids != 0).sum(1).tolist() == [
+        len(tokens(text, split)) + (end is not None) for text in texts
+    ]
+    assert words.words[: len(list(filter(None, (end, unknown))))] == tuple(filter(None, (end, unknown)))
+
+
+def test_words_between_spaces_stay_whole() -> None:
+    assert tokens(" mr.  Smith's N <unk>\tu.s. 's ", "spaces") == ["mr.", "Smith's", "N", "<unk>", "u.s.", "'s"]
+    assert tokens("a B.", "characters") == ["a", " ", "B", "."]
+    words = Vocabulary.from_texts(["b b <unk> <unk> <unk> B"], unknown="<unk>", split="spaces", end="<eos>")
+    assert words.ids == {"<eos>": 1, "<unk>": 2, "b": 3, "B": 4}, "the unknown word counts for nothing else"
+    assert words.encode("B x <unk> b").tolist() == [[4, 2, 2, 3, 1]]
+
+
+def test_an_end_mark_is_added_once_and_cuts_what_follows() -> None:
+    words = Vocabulary(("<eos>", "a", "b"), end="<eos>")
+    assert words.encode(["a b", "b"]).tolist() == [[2, 3, 1], [3, 1, 0]]
+    assert words.decode(torch.tensor([[2, 1, 3, 3], [1, 2, 2, 2], [2, 3, 2, 3]])) == ["a", "", "a b a b"]
+    with pytest.raises(DataError, match="got the end mark '<eos>' in 'a <eos> b', expected none, since it is added"):
+        words.encode(["a <eos> b"])
+    with pytest.raises(DataError, match="got a caption of 3 words, expected at most 2: 'a b'"):
+        words.encode("a b", length=2)
+    with pytest.raises(
+        DataError, match=r"got the word 'c' in 'c', expected one of the 2 words .*nearest \('[ab]', '[ab]'\)"
+    ):
+        words.encode("c")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"words": ("a",), "end": "<eos>"}, "got end='<eos>', expected one of the words; add it"),
+        ({"words": ("a", "<x>"), "end": "<x>", "unknown": "<x>"}, "got '<x>' for unknown and end, expected two words"),
+        (
+            {"words": ("a b",), "split": "spaces"},
+            r"got the word 'a b', which splits into \['a', 'b'\], expected one word;",
+        ),
+        (
+            {"words": ("ab",), "split": "characters"},
+            r"got the word 'ab', which splits into \['a', 'b'\], expected one word;",
+        ),
+        (
+            {"words": ("a",), "split": "letters"},
+            "got split='letters', expected one of 'caption', 'spaces', 'characters'",
+        ),
+    ],
+)
+def test_marks_and_splits_that_are_none_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Vocabulary(**fields)
 
 
 @pytest.mark.parametrize(
