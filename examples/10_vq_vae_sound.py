@@ -23,9 +23,10 @@ RATE, LENGTH, HALVINGS = 8000, 1024, 3
 KINDS = ("tone", "rising", "falling", "two tones")
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--steps", type=int, default=1500, help="of each stage")
+parser.add_argument("--steps", type=int, default=1000, help="of each stage")
 parser.add_argument("--codes", type=int, default=128)
 parser.add_argument("--hidden", type=int, default=64)
+parser.add_argument("--prior-hidden", type=int, default=32)
 parser.add_argument("--sounds", type=int, default=4000)
 parser.add_argument("--out", type=Path, default=Path("sounds"))
 args = parser.parse_args()
@@ -53,7 +54,8 @@ def write(x: Tensor, path: Path) -> None:
 
 x, kind = sounds(args.sounds, seed=0)
 torch.manual_seed(0)
-pair = VQVAE1d((1, LENGTH), args.codes, 32, args.hidden, halvings=HALVINGS, classes=4, variance=1e-3)
+sizes = {"halvings": HALVINGS, "prior_hidden": args.prior_hidden, "classes": 4}
+pair = VQVAE1d((1, LENGTH), args.codes, 32, args.hidden, variance=1e-3, **sizes)
 fit_stages(pair, (x, kind), steps=args.steps, batch_size=50, learning_rate=1e-3)
 
 pair.eval()

@@ -1,3 +1,8 @@
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch, and for what tests start: the cores are taken by the others
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import pyro
 import pytest
 import torch

@@ -81,5 +81,5 @@ def test_a_run_that_was_killed_in_either_stage_ends_the_same(tmp_path: Path, whe
 def test_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"steps: got those of \['codes'\], expected those of the stages"):
         fit_stages(pair(), X, steps={"codes": 2}, **SETTINGS)
-    with pytest.raises(ValueError, match="for a pair of 2 stages"):
+    with pytest.raises(ValueError, match="for a run of several stages"):
         fit_stages(pair(), X, steps=2, resume=tmp_path / "step-1.pt", **SETTINGS)

@@ -30,7 +30,7 @@ from ppl_vae.nn.sentences import Alignment, SentenceEncoder, SentenceReader, Wor
 from ppl_vae.nn.shapes import Shape, as_shape, as_size
 from ppl_vae.nn.trunks import MLP, ConvDecoder, ConvEncoder, Trunk, leaky_rectifier
 from ppl_vae.nn.windows import Window, WindowHead, filter_bank
-from ppl_vae.nn.words import END, UNKNOWN, Cell, Highway, Told, WordNetwork, WordReader, WordState
+from ppl_vae.nn.words import END, UNKNOWN, Cell, Highway, Summary, Told, WordNetwork, WordReader, WordState
 
 __all__ = [
     "END",
@@ -75,6 +75,7 @@ __all__ = [
     "SentenceReader",
     "Shape",
     "SharedNormalHead",
+    "Summary",
     "Told",
     "Trunk",
     "Window",

@@ -9,13 +9,14 @@ from tqdm import tqdm
 
 from ppl_vae.nn.shapes import as_size
 
-__all__ = ["END", "UNKNOWN", "Cell", "Highway", "Told", "WordNetwork", "WordReader", "WordState"]
+__all__ = ["END", "UNKNOWN", "Cell", "Highway", "Summary", "Told", "WordNetwork", "WordReader", "WordState"]
 
 PADDING, END, UNKNOWN = 0, 1, 2
 """Ids that are no words of their own: nothing, the end of a sentence, and the word that stands for all others."""
 
 Cell = Literal["lstm", "gru"]
 Told = Literal["first", "every", "both"]
+Summary = Literal["last", "mean"]
 WordState = tuple[Tensor, ...]
 """What is known after some words: tensors of N rows each."""
 
@@ -50,34 +51,50 @@ class Highway(nn.Module):
 
 
 class WordReader(nn.Module):
-    """Words (B, L), padded with 0 on the right -> what a recurrent network knows after the last of them, (B, H).
+    """Words (B, L), padded with 0 on the right -> what a recurrent network knows of them, (B, H).
 
     Args:
         vocabulary: V, how many ids there are, that of the padding among them.
         embedding: size of a word's vector.
         hidden: H.
         cell: "lstm" or "gru".
+        summary: of the network's states: the "last", behind the last word, or the "mean" over all words.
+        dropout: probability that a number of a word's vector is set to 0 in training.
         highway: highway layers behind it.
 
     Raises:
-        ValueError: an unknown cell, or sizes below 1.
+        ValueError: an unknown cell or summary, or sizes below 1.
 
     Example:
         >>> WordReader(9, embedding=3, hidden=4)(torch.tensor([[3, 4, 1], [5, 1, 0]])).shape
         torch.Size([2, 4])
     """
 
-    def __init__(self, vocabulary: int, embedding: int, hidden: int, cell: Cell = "lstm", highway: int = 0) -> None:
+    def __init__(
+        self,
+        vocabulary: int,
+        embedding: int,
+        hidden: int,
+        *,
+        cell: Cell = "lstm",
+        summary: Summary = "last",
+        dropout: float = 0.0,
+        highway: int = 0,
+    ) -> None:
         super().__init__()
+        if summary not in ("last", "mean"):
+            raise ValueError(f"summary: got {summary!r}, expected one of last, mean")
         self.embed = nn.Embedding(as_size(vocabulary, "vocabulary"), as_size(embedding, "embedding"))
         self.cell = _cell(cell)(embedding, as_size(hidden, "hidden"), batch_first=True)
-        self.highway = Highway(hidden, highway)
+        self.summary, self.dropout, self.highway = summary, nn.Dropout(dropout), Highway(hidden, highway)
 
     def forward(self, words: Tensor) -> Tensor:
         """Read words (B, L) int64."""
-        states = self.cell(self.embed(words))[0]
-        last = ((words != PADDING).sum(-1) - 1).clamp(min=0)
-        return self.highway(states.gather(1, last[:, None, None].expand(-1, 1, states.shape[-1])).squeeze(1))
+        states = self.cell(self.dropout(self.embed(words)))[0]
+        is_word, place = words != PADDING, torch.arange(words.shape[-1], device=words.device)
+        number = is_word.sum(-1, keepdim=True)
+        weights = is_word.to(states) / number if self.summary == "mean" else (place == number - 1).to(states)
+        return self.highway((weights.unsqueeze(-2) @ states).squeeze(-2))
 
 
 class WordNetwork(nn.Module):

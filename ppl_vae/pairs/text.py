@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae.distributions import Sentence
-from ppl_vae.nn import Cell, Told, WordNetwork, WordReader, as_shape, as_size
+from ppl_vae.nn import Cell, Summary, Told, WordNetwork, WordReader, as_shape, as_size
 from ppl_vae.pair import Pair
 from ppl_vae.pairs import networks
 
@@ -103,7 +103,8 @@ class TextVAE(TextPair):
         told: where the decoder is told z: its "first" state, beside "every" word, or "both".
         keep: probability that the decoder sees a word in training; the others are replaced by the unknown word, and
             none is in evaluation. 0 never sees any, in evaluation neither ("inputless").
-        dropout: of words' vectors and of the last layer, in the decoder.
+        dropout: of words' vectors in both networks, and before the decoder's last layer.
+        summary: h is the encoder's "last" state, or the "mean" of its states over all words.
         highway: highway layers behind the encoder, and before the decoder.
 
     Raises:
@@ -130,13 +131,15 @@ class TextVAE(TextPair):
         told: Told = "both",
         keep: float = 1.0,
         dropout: float = 0.0,
+        summary: Summary = "last",
         highway: int = 0,
     ) -> None:
         latent_dim = as_size(latent_dim, "latent_dim")
         options: dict[str, Any] = {"told": told, "cell": cell, "keep": keep, "dropout": dropout, "highway": highway}
         super().__init__(data_shape, WordNetwork(vocabulary, embedding, hidden, latent_dim, **options))
         self.latent_dim = latent_dim
-        reader = WordReader(vocabulary, embedding, hidden, cell, highway)
+        options = {"summary": summary, "cell": cell, "dropout": dropout, "highway": highway}
+        reader = WordReader(vocabulary, embedding, hidden, **options)
         self.encoder = nn.Sequential(reader, *networks.conditional_normal(hidden, latent_dim, (), nn.Tanh))
 
     def context(self, z: Tensor) -> Tensor:

@@ -101,13 +101,22 @@ def test_words_given_are_kept():
     assert words[0, :2].tolist() == [3, 4] and words[1, 0] == 5
 
 
-def test_what_is_read_does_not_depend_on_the_padding():
-    reader = WordReader(V, embedding=4, hidden=5, highway=1).double()
+@pytest.mark.parametrize("summary", ["last", "mean"])
+def test_what_is_read_does_not_depend_on_the_padding(summary):
+    reader = WordReader(V, embedding=4, hidden=5, highway=1, summary=summary).double()
     words = torch.tensor([[3, 4, 1, 0, 0], [5, 6, 4, 3, 1]])
     both = reader(words)
     torch.testing.assert_close(both[0], reader(words[:1, :3])[0], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(both[1], reader(words[1:])[0], rtol=1e-12, atol=1e-12)
     assert not torch.allclose(reader(torch.tensor([[3, 4, 1]])), reader(torch.tensor([[4, 3, 1]])))
+
+
+def test_what_is_read_is_the_last_state_or_the_mean():
+    words = torch.tensor([[3, 4, 1]])
+    for summary, expected in (("last", lambda states: states[:, -1]), ("mean", lambda states: states.mean(1))):
+        reader = WordReader(V, embedding=4, hidden=5, cell="gru", summary=summary).double()
+        states = reader.cell(reader.embed(words))[0]
+        torch.testing.assert_close(reader(words), expected(states), rtol=1e-12, atol=1e-12)
 
 
 def test_a_closed_gate_carries():
