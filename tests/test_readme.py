@@ -144,3 +144,29 @@ def test_the_estimators_are_the_committed_result() -> None:
         assert f"| `{name}` | {row['nll']:.2f} ({row['nll_se']:.2f}) | {row['bound']:.2f} |" in RESULTS_SECTION
     (difference,) = result["differences"]
     assert f"{difference['nats']:+.2f} ({difference['standard_error']:.2f}) nats" in RESULTS_SECTION
+
+
+def test_the_pixels_are_the_committed_result() -> None:
+    for name, title in (("digits", "8 x 8 digits, 17 grey levels"), ("mnist", "14 x 14 MNIST, binarised")):
+        found = json.loads((RESULTS / "pixels" / f"{name}.json").read_text())["found"]
+        cells = [f"{row['NLL']:.2f} ({row['s.e.']:.2f}); {row['parameters']:,}" for row in found.values()]
+        assert list(found) == ["gated PixelCNN", "VAE", "logistic regressions"]
+        assert f"\n| {title} | {' | '.join(cells)} |\n" in README
+
+
+def test_the_sentences_are_the_committed_result() -> None:
+    result = json.loads((RESULTS / "text" / "ptb.json").read_text())
+    for name, row in result["found"].items():
+        kl = f"{row['KL']:.2f}" if row["KL"] else ""
+        perplexities = f"{row['with_end']:.1f} | {row['without_end']:.1f}"
+        assert f"\n| {name} | {row['NLL']:.2f} ({row['s.e.']:.2f}) | {kl} | {perplexities} |\n" in README
+    lines = (RESULTS / "text" / "ptb.txt").read_text().splitlines()
+    path = lines[lines.index("a path:") + 1 :]
+    assert "\n".join(path) in README
+
+
+def test_the_time_of_a_draw_is_the_committed_result() -> None:
+    found = json.loads((ROOT / "examples" / "benchmarks" / "results" / "draw_time_cpu.json").read_text())["ways"]
+    text = " ".join(README.split())
+    assert f"takes {found['cached']['seconds']['median']:.1f} seconds of one core" in text
+    assert f"{found['rows so far']['ratio']['median']:.0f} times less than computing the rows so far" in text

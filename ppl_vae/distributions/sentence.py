@@ -3,13 +3,10 @@
 from typing import Any, ClassVar, Protocol, final
 
 import torch
-import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 from torch.types import _size
-
-from ppl_vae.distributions.precision import at_least_float32
 
 __all__ = ["Sentence", "WordLaws"]
 
@@ -24,8 +21,8 @@ class WordLaws(Protocol):
         """V, how many ids there are: 0 is padding, 1 ends a sentence."""
         ...
 
-    def __call__(self, words: Tensor, context: Tensor | None = None, /) -> Tensor:
-        """Logits (..., L, V - 1) of ids 1 to V - 1, those at t from the words before t."""
+    def log_prob(self, words: Tensor, context: Tensor | None = None) -> Tensor:
+        """log p(x_t | x_<t, c) of each word, 0 of padding, (..., L)."""
         ...
 
     def draw(self, number: int, context: Tensor | None = None, *, length: int) -> Tensor:
@@ -108,11 +105,7 @@ class Sentence(TorchDistribution):
         """log p(value | c), one pass, (...)."""
         if self._validate_args:
             self._validate_sample(value)
-        logits = at_least_float32(self.laws(value, self.context))
-        # Padding becomes -1: no word, whose term is left out.
-        targets = (value - 1).expand(logits.shape[:-1])
-        terms = F.cross_entropy(logits.flatten(end_dim=-2), targets.flatten(), ignore_index=-1, reduction="none")
-        log_prob = -terms.view(targets.shape).sum(-1)
+        log_prob = self.laws.log_prob(value, self.context).sum(-1)
         return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
 
     @torch.no_grad()

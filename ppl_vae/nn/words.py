@@ -4,15 +4,20 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ppl_vae.distributions import at_least_float32
 from ppl_vae.nn.shapes import as_size
 
 __all__ = ["END", "UNKNOWN", "Cell", "Highway", "Summary", "Told", "WordNetwork", "WordReader", "WordState"]
 
 PADDING, END, UNKNOWN = 0, 1, 2
 """Ids that are no words of their own: nothing, the end of a sentence, and the word that stands for all others."""
+
+BLOCK = 2**20
+"""So many logits are at hand at once where no gradient asks for all of them."""
 
 Cell = Literal["lstm", "gru"]
 Told = Literal["first", "every", "both"]
@@ -164,14 +169,28 @@ class WordNetwork(nn.Module):
         Raises:
             ValueError: a context of another size, or none where there is one, or the reverse.
         """
-        self._check(context)
-        lead = words.shape[:-1] if context is None else torch.broadcast_shapes(words.shape[:-1], context.shape[:-1])
-        x = self.embed(self._seen(words))
-        x = x.expand(*lead, *x.shape[-2:]).reshape(-1, *x.shape[-2:])
-        if context is not None:
-            context = context.expand(*lead, -1).reshape(-1, context.shape[-1])
-        logits = self.out(self.dropout(self._run(x, self.begin(len(x), context))[0]))
-        return logits.view(*lead, *logits.shape[1:])
+        return self.out(self._states(words, context))
+
+    def log_prob(self, words: Tensor, context: Tensor | None = None) -> Tensor:
+        """log p(x_t | x_<t, c) of each word, 0 of padding, (..., L), for words (..., L) and context (..., D).
+
+        Without gradients logits are made in blocks, and of padding none at all (on a GPU, where to find the words would
+        be to wait for it, of all): sentences by the thousand need little memory.
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        states = self._states(words, context)
+        targets = (words - 1).expand(states.shape[:-1])
+        if torch.is_grad_enabled():
+            return self._scores(states.flatten(0, -2), targets.flatten()).view(targets.shape)
+        at = slice(None) if states.is_cuda else targets.flatten() >= 0
+        rows, asked = states.flatten(0, -2)[at], targets.flatten()[at]
+        size = max(1, BLOCK // self.vocabulary)
+        found = [self._scores(*part) for part in zip(rows.split(size), asked.split(size), strict=True)]
+        log_prob = states.new_zeros(targets.numel())
+        log_prob[at] = torch.cat(found).to(log_prob)
+        return log_prob.view(targets.shape)
 
     def begin(self, number: int, context: Tensor | None = None) -> WordState:
         """What is known before the first word, for N rows and context (N, D)."""
@@ -239,6 +258,22 @@ class WordNetwork(nn.Module):
             before = torch.where(torch.rand(before.shape, device=words.device) < self.keep, before, UNKNOWN)
         first = words.new_full((*words.shape[:-1], 1), PADDING if self.keep else UNKNOWN)
         return torch.cat([first, before], -1)
+
+    def _scores(self, states: Tensor, targets: Tensor) -> Tensor:
+        """log p of indices (N,), 0 for -1, from states (N, H)."""
+        logits = at_least_float32(self.out(states))
+        return -F.cross_entropy(logits, targets, ignore_index=-1, reduction="none")
+
+    def _states(self, words: Tensor, context: Tensor | None) -> Tensor:
+        """What the last layer sees before each word, (..., L, H)."""
+        self._check(context)
+        lead = words.shape[:-1] if context is None else torch.broadcast_shapes(words.shape[:-1], context.shape[:-1])
+        x = self.embed(self._seen(words))
+        x = x.expand(*lead, *x.shape[-2:]).reshape(-1, *x.shape[-2:])
+        if context is not None:
+            context = context.expand(*lead, -1).reshape(-1, context.shape[-1])
+        states = self.dropout(self._run(x, self.begin(len(x), context))[0])
+        return states.view(*lead, *states.shape[1:])
 
     def _run(self, x: Tensor, state: WordState) -> tuple[Tensor, WordState]:
         """States (N, L, H) over words' vectors (N, L, E), and what is known at the end."""

@@ -151,3 +151,16 @@ def test_a_context_is_asked_for():
         network()(some_words(2, 3))
     with pytest.raises(ValueError, match="context: got size 2, expected None"):
         WordNetwork(V, 4, 5).begin(3, torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("block", [1, 40, 10**6])
+def test_in_blocks_and_without_the_padding_it_is_the_same(monkeypatch, block):
+    monkeypatch.setattr("ppl_vae.nn.words.BLOCK", block)
+    net, z = network(), torch.randn(3, 4, D).double()
+    words = torch.tensor([[3, 4, 1, 0], [1, 0, 0, 0], [2, 3, 4, 5], [6, 1, 0, 0]])
+    whole = net.log_prob(words, z)
+    logits = net(words, z).log_softmax(-1)
+    by_hand = logits.gather(-1, (words - 1).clamp(min=0).expand(3, 4, 4).unsqueeze(-1)).squeeze(-1) * (words > 0)
+    torch.testing.assert_close(whole, by_hand, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(net.log_prob(words, z), whole.detach(), rtol=1e-12, atol=1e-12)
