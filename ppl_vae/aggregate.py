@@ -12,7 +12,7 @@ from ppl_vae.pair import Pair
 from ppl_vae.quiet import undisturbed
 from ppl_vae.terms import Site, Terms
 
-__all__ = ["Aggregate", "aggregate"]
+__all__ = ["Aggregate", "aggregate", "mean_or_value"]
 
 ACTIVE = 0.01
 """A unit is active whose mean varies by more than this between data."""
@@ -57,7 +57,7 @@ def aggregate(pair: Pair, batches: Sequence[tuple[Any, ...]], seed: int | None =
             return None
         kl = torch.cat([-part.log_ratio().double().squeeze(0) for part in drawn]).mean().item()
         firsts = [_first(part) for part in drawn]
-        means = torch.cat([_mean(site).flatten(1) for site in firsts]).double()
+        means = torch.cat([mean_or_value(site).flatten(1) for site in firsts]).double()
         active = (means.var(0) > ACTIVE).sum().item() if len(means) > 1 else 0
         return Aggregate(kl, _mutual_information(firsts), int(active))
 
@@ -67,12 +67,13 @@ def _first(drawn: Terms) -> Site:
     return next(site for name, site in guide.items() if name in drawn.latent)
 
 
-def _mean(site: Site) -> Tensor:
-    """E_q[z | x], or z where there is no mean, (B, *event)."""
+def mean_or_value(site: Site) -> Tensor:
+    """The mean of a site's law, or its value where the law knows none."""
     try:
         mean = site.fn.mean
     except NotImplementedError:
         return site.value
+    # Some distributions have a mean that is not a number, Categorical for one.
     return torch.where(mean.isnan(), site.value, mean)
 
 

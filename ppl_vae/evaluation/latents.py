@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import register_dataclass
 
+from ppl_vae.aggregate import mean_or_value
 from ppl_vae.evaluation.chunks import Settings, chunked, require_positive
 from ppl_vae.pair import Pair
 from ppl_vae.terms import Draw, Site, Terms
@@ -201,7 +202,7 @@ def _log_ratio(terms: Terms, name: str) -> Tensor:
 
 def _means(draw: Draw, site: Site) -> Tensor:
     """The guide's conditional mean of each unit, (K, B, D); the value where there is none."""
-    values = _mean_or_value(site)
+    values = mean_or_value(site)
     # Batch dimensions stand left of the event's; units are all that is neither particle nor datum.
     wanted = [draw.data_plate.dim] if draw.dim is None else [draw.dim, draw.data_plate.dim]
     dims = [d - len(site.fn.event_shape) for d in wanted if d is not None]
@@ -211,12 +212,3 @@ def _means(draw: Draw, site: Site) -> Tensor:
     return values.expand(draw.size, draw.data_plate.size, *values.shape[2:]).reshape(
         draw.size, draw.data_plate.size, -1
     )
-
-
-def _mean_or_value(site: Site) -> Tensor:
-    try:
-        mean = site.fn.mean
-    except NotImplementedError:
-        return site.value
-    # Some distributions have a mean that is not a number, Categorical for one.
-    return torch.where(mean.isnan(), site.value, mean)
