@@ -41,7 +41,7 @@ steps = round(args.passes * sentences.minibatches(32).steps_per_pass)
 sizes: dict[str, Any] = {"vocabulary": sentences.levels, "embedding": args.embedding, "hidden": args.hidden}
 vae = {**sizes, "latent_dim": args.latent_dim, "summary": "mean"}
 plain, *warm = (
-    TraceMeanField_ELBO(kl_weight=w) for w in (1.0, SigmoidWarmup(3 * steps // 2), SigmoidWarmup(3 * steps))
+    TraceMeanField_ELBO(kl_weight=w) for w in (1.0, SigmoidWarmup(3 * steps // 2), SigmoidWarmup(4 * steps))
 )
 # Each with the steps after which it gets no better on sentences held out.
 models = {
@@ -49,7 +49,7 @@ models = {
     "VAE": (TextVAE(sentences.shape, **vae), plain, steps),
     "VAE, annealed, words dropped": (TextVAE(sentences.shape, **vae, keep=args.keep), warm[0], 5 * steps // 2),
     "language model, inputless": (LanguageModel(sentences.shape, **sizes, keep=0), plain, steps // 2),
-    "VAE, inputless": (TextVAE(sentences.shape, **vae, keep=0, dropout=0.2), warm[1], 3 * steps),
+    "VAE, inputless": (TextVAE(sentences.shape, **vae, keep=0, dropout=0.2), warm[1], 4 * steps),
 }
 valid = None if sentences.valid is None else sentences.valid[:50]
 found, tokens = {}, data.num_tokens(sentences.test)
