@@ -19,7 +19,7 @@ from torch import Tensor
 from ppl_vae import evaluation, fit_stages, generation
 from ppl_vae.pairs import VQVAE1d
 
-RATE, LENGTH, HALVINGS = 8000, 1024, 3
+RATE, LENGTH = 8000, 1024
 KINDS = ("tone", "rising", "falling", "two tones")
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -54,8 +54,7 @@ def write(x: Tensor, path: Path) -> None:
 
 x, kind = sounds(args.sounds, seed=0)
 torch.manual_seed(0)
-sizes = {"halvings": HALVINGS, "prior_hidden": args.prior_hidden, "classes": 4}
-pair = VQVAE1d((1, LENGTH), args.codes, 32, args.hidden, variance=1e-3, **sizes)
+pair = VQVAE1d((1, LENGTH), args.codes, 32, args.hidden, prior_hidden=args.prior_hidden, classes=4, variance=1e-3)
 fit_stages(pair, (x, kind), steps=args.steps, batch_size=50, learning_rate=1e-3)
 
 pair.eval()
@@ -66,7 +65,7 @@ ratio = 10 * torch.log10(test.square().sum() / (test - again).square().sum())
 result = evaluation.evaluate(pair, test, test_kind)
 print(f"NLL, by a {result.label}: {result.nll:.1f} nats of density")
 print(f"signal-to-noise ratio of reconstructions: {ratio:.1f} dB; {usage.used} of {usage.total} codes used")
-rate = result.kl["z"] / math.log(2) * RATE / LENGTH
+rate = result.kl["z"] / math.log(2) * RATE / LENGTH  # bits a second
 print(f"the codes take {rate:.0f} bits a second under their prior, the waveforms as 16-bit numbers {16 * RATE}")
 drawn = generation.samples(pair, test[:4], torch.arange(4, device=test.device), seed=0)
 args.out.mkdir(parents=True, exist_ok=True)

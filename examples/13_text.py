@@ -37,7 +37,7 @@ args = parser.parse_args()
 
 limits = {"num_train": args.num_train, "num_test": args.num_test, "max_length": args.max_length}
 sentences = data.text(args.data, words=args.words, **limits)
-steps = round(args.passes * sentences.minibatches(32).steps_per_pass)
+steps = max(2, round(args.passes * sentences.minibatches(32).steps_per_pass))
 sizes: dict[str, Any] = {"vocabulary": sentences.levels, "embedding": args.embedding, "hidden": args.hidden}
 vae = {**sizes, "latent_dim": args.latent_dim, "summary": "mean"}
 plain, *warm = (

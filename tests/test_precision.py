@@ -290,16 +290,19 @@ def test_inductor_equals_eager(make: Callable[[], Pair], x: Tensor) -> None:
             values.append(run(x))
         gradients.append(gradient(pair))
     assert not compiled.failed and values[1].dtype == torch.float32
-    # Inductor leaves out roundings where it fuses operations: equal to a quarter of a rounding to bfloat16, while
-    # the gradient in float32 is farther off than half of one.
+    # Both round the products, each its own way: Inductor leaves out roundings where it fuses operations, and oneDNN's
+    # convolutions sum in another order for other layouts, threads and processors (gradients 0.6 to 0.8 of a rounding
+    # apart over six seeds; of linear layers alone 0.07). So they agree to one rounding to bfloat16, and both are farther
+    # from the gradient in float32 than half of one: the compiled step has rounded too.
     # In the loss, a sum of many terms, those roundings average out: over twelve seeds it differed by 6.4e-6 of itself
     # (root mean square). The limit, 3.05e-5, is 4.8 of these: a failure rate of 2e-6.
     torch.testing.assert_close(values[1], values[0], rtol=EPS / 128, atol=0)
-    assert (gradients[1] - gradients[0]).norm() <= EPS / 4 * gradients[0].norm()
+    limit = EPS * gradients[0].norm()
+    assert (gradients[1] - gradients[0]).norm() <= limit
     pair.zero_grad()
     torch.manual_seed(1)
     eager_backward(loss, x)
-    assert (gradient(pair) - gradients[0]).norm() > EPS / 2 * gradients[0].norm()
+    assert all((gradient(pair) - rounded).norm() > limit / 2 for rounded in gradients)
 
 
 def test_training_reaches_the_bound_of_float32() -> None:
