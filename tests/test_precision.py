@@ -292,7 +292,7 @@ def test_inductor_equals_eager(make: Callable[[], Pair], x: Tensor) -> None:
     assert not compiled.failed and values[1].dtype == torch.float32
     # Both round the products, each its own way: Inductor leaves out roundings where it fuses operations, and oneDNN's
     # convolutions sum in another order for other layouts, threads and processors (gradients 0.6 to 0.8 of a rounding
-    # apart over six seeds; of linear layers alone 0.07). So they agree to one rounding to bfloat16, and both are farther
+    # apart over six seeds; of linear layers alone 0.07). They agree to one rounding to bfloat16, and both are farther
     # from the gradient in float32 than half of one: the compiled step has rounded too.
     # In the loss, a sum of many terms, those roundings average out: over twelve seeds it differed by 6.4e-6 of itself
     # (root mean square). The limit, 3.05e-5, is 4.8 of these: a failure rate of 2e-6.
