@@ -113,7 +113,8 @@ def test_what_is_read_does_not_depend_on_the_padding(summary):
 
 def test_what_is_read_is_the_last_state_or_the_mean():
     words = torch.tensor([[3, 4, 1]])
-    for summary, expected in (("last", lambda states: states[:, -1]), ("mean", lambda states: states.mean(1))):
+    ways: Any = {"last": lambda states: states[:, -1], "mean": lambda states: states.mean(1)}
+    for summary, expected in ways.items():
         reader = WordReader(V, embedding=4, hidden=5, cell="gru", summary=summary).double()
         states = reader.cell(reader.embed(words))[0]
         torch.testing.assert_close(reader(words), expected(states), rtol=1e-12, atol=1e-12)
