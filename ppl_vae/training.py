@@ -125,7 +125,7 @@ def fit(
     Raises:
         ValueError: an empty or non-finite data set, a wrong dtype or shape, values outside the
             likelihood's support, a device that is not there; checkpoints of an earlier run without `resume`, or of
-            a run with other settings.
+            a run with other settings; `aggressive` without `valid`, or compiled.
         NonFiniteError: the loss became NaN or infinite; names step, site and the batch's rows.
         CheckpointError: a checkpoint is damaged, foreign, or can't be written.
         Stopped: a `KeyboardInterrupt`: SIGINT or SIGTERM came, and a checkpoint is written.

@@ -90,8 +90,8 @@ class TextVAE(TextPair):
     """p(z) = N(0, I);  p(x | z) = prod_t p(x_t | x_<t, z);  q(z | x) = N(mu(h), sigma(h)^2), h = LSTM(x).
 
     A strong p(x_t | x_<t, z) can do without z, and training from scratch then ends there: q(z | x) = p(z). Against it
-    help `keep` below 1, an objective whose KL weight rises (`SigmoidWarmup`, `CyclicalWarmup`), `FreeBits`, and the
-    two schemes of `ppl_vae.lagging`.
+    help `keep` below 1, an objective whose KL weight rises (`SigmoidWarmup`, `CyclicalWarmup`), `FreeBits`,
+    `fit(aggressive=True)` and `stages.pretrain`.
 
     Args:
         data_shape: (L,), words of the longest sentence, its end mark among them.
