@@ -43,6 +43,7 @@ vae = {**sizes, "latent_dim": args.latent_dim, "summary": "mean"}
 plain, *warm = (
     TraceMeanField_ELBO(kl_weight=w) for w in (1.0, SigmoidWarmup(3 * steps // 2), SigmoidWarmup(4 * steps))
 )
+torch.manual_seed(0)  # of the weights
 # Each with the steps after which it gets no better on sentences held out.
 models = {
     "language model": (LanguageModel(sentences.shape, **sizes), plain, steps),
