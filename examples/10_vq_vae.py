@@ -5,7 +5,7 @@ Two stages: codes under a uniform prior, then a gated PixelCNN over codes that s
 on real digits, reads most samples as of the class that was asked for.
 
 python examples/10_vq_vae.py                                            # scikit-learn's digits
-python examples/10_vq_vae.py --data mnist --root DATA --codes 128 --hidden 64 --halvings 2 --steps 1000 --layers 6 \
+python examples/10_vq_vae.py --data mnist --root DATA --codes 128 --hidden 64 --halvings 2 --steps 800 --layers 6 \
     --judge-steps 500
 """
 
