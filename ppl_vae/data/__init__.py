@@ -18,6 +18,7 @@ from ppl_vae.data.loading import LoadedMinibatches
 from ppl_vae.data.local import from_tensor, load_file, load_folder
 from ppl_vae.data.minibatch import Minibatches, as_batch
 from ppl_vae.data.named import composed_names, is_composed, load_named, with_absolute_paths
+from ppl_vae.data.partly_labelled import UNLABELLED, PartlyLabelled, partly_labelled
 from ppl_vae.data.quadrants import UNKNOWN, quadrants
 from ppl_vae.data.scenes import Scenes, scenes
 from ppl_vae.data.source import Source
@@ -27,6 +28,7 @@ from ppl_vae.data.text_files import text
 
 __all__ = [
     "UNKNOWN",
+    "UNLABELLED",
     "Album",
     "Binarisation",
     "Captioned",
@@ -37,6 +39,7 @@ __all__ = [
     "Labelled",
     "LoadedMinibatches",
     "Minibatches",
+    "PartlyLabelled",
     "Scenes",
     "Source",
     "Stored",
@@ -56,6 +59,7 @@ __all__ = [
     "load_named",
     "names",
     "num_tokens",
+    "partly_labelled",
     "quadrants",
     "scenes",
     "text",

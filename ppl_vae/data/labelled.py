@@ -70,6 +70,11 @@ class Labelled(Conditioned):
         """A pair must know how many classes there are."""
         return {"classes": self.classes}
 
+    @property
+    def train_labels(self) -> Tensor:
+        """Classes of the training data, (N,)."""
+        return _labels_of(self.dataset)[0]
+
     def minibatches(self, batch_size: int, seed: int = 0, part: tuple[int, int] = (0, 1)) -> Minibatches:
         """Training data and classes in batches without end, on the device of the data."""
         return Minibatches((self.train, _labels_of(self.dataset)[0]), batch_size, seed, self.dataset.draw, part)

@@ -11,6 +11,7 @@ from ppl_vae.data.coco import coco
 from ppl_vae.data.dataset import Binarisation, DataError, Dataset
 from ppl_vae.data.labelled import labelled
 from ppl_vae.data.loaders import load
+from ppl_vae.data.partly_labelled import partly_labelled
 from ppl_vae.data.scenes import scenes
 from ppl_vae.data.source import Source
 from ppl_vae.data.text_files import GRAMMAR, text
@@ -41,6 +42,11 @@ def _scenes(source: str, settings: dict[str, Any], context: _Context) -> Source:
 
 def _labelled(source: str, settings: dict[str, Any], context: _Context) -> Source:
     return labelled(load(source, binarisation=context.binarisation, root=context.root, seed=context.seed), **settings)
+
+
+def _partly_labelled(source: str, settings: dict[str, Any], context: _Context) -> Source:
+    images = load(source, binarisation=context.binarisation, root=context.root, seed=context.seed)
+    return partly_labelled(images, **settings)
 
 
 def _coco(source: str, settings: dict[str, Any], context: _Context) -> Source:
@@ -81,6 +87,13 @@ class _Maker:
 
 _MAKERS = {
     "labelled": _Maker(_labelled, labelled, ("classes",), "the name of a data set with classes", "labelled(mnist)"),
+    "partly_labelled": _Maker(
+        _partly_labelled,
+        partly_labelled,
+        ("known", "repeat", "choice", "classes"),
+        "the name of a data set with classes, and how many are known",
+        "partly_labelled(mnist, known=100)",
+    ),
     "scenes": _Maker(
         _scenes,
         scenes,

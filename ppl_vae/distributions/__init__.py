@@ -3,6 +3,7 @@
 from ppl_vae.distributions.autoregressive import Autoregressive, Conditionals
 from ppl_vae.distributions.codebook import Codebook, nearest_codes, vectors_of
 from ppl_vae.distributions.discretised_logistic import DiscretisedLogistic, GreyLevels
+from ppl_vae.distributions.flat import Flat
 from ppl_vae.distributions.grey_bernoulli import GreyBernoulli
 from ppl_vae.distributions.grey_categorical import GreyCategorical
 from ppl_vae.distributions.logistic_mixture import DiscretisedLogisticMixture
@@ -15,6 +16,7 @@ __all__ = [
     "Conditionals",
     "DiscretisedLogistic",
     "DiscretisedLogisticMixture",
+    "Flat",
     "GreyBernoulli",
     "GreyCategorical",
     "GreyLevels",

@@ -5,6 +5,7 @@ from ppl_vae.nn.batch_norm import BatchNorm
 from ppl_vae.nn.causal import CausalNetwork, CausalTrunk, ImageTrunk, PixelTrunk
 from ppl_vae.nn.causal_conv import CausalConv2d, causal_mask
 from ppl_vae.nn.code_heads import CodebookHead, CodeNetwork
+from ppl_vae.nn.frozen import Frozen
 from ppl_vae.nn.heads import (
     BernoulliHead,
     CategoricalHead,
@@ -16,6 +17,7 @@ from ppl_vae.nn.heads import (
     SharedNormalHead,
 )
 from ppl_vae.nn.init import glorot_
+from ppl_vae.nn.joined import JoinedMLP
 from ppl_vae.nn.made import MADE
 from ppl_vae.nn.merge import merge_normals
 from ppl_vae.nn.one_hot import OneHot
@@ -54,10 +56,12 @@ __all__ = [
     "DiagonalBiLSTM",
     "DiscretisedLogisticHead",
     "FixedNormalHead",
+    "Frozen",
     "GatedPixelCNN",
     "Head",
     "Highway",
     "ImageTrunk",
+    "JoinedMLP",
     "LogisticMixtureHead",
     "Memory",
     "NormalHead",
