@@ -1,6 +1,18 @@
 """Variational autoencoders as plain Pyro model/guide pairs, trained by SVI and compared in nats."""
 
-from ppl_vae import data, distributions, evaluation, generation, language, nn, objectives, pairs
+from ppl_vae import (
+    data,
+    distributions,
+    evaluation,
+    finetune,
+    generation,
+    language,
+    mcem,
+    nn,
+    objectives,
+    pairs,
+    pretrain,
+)
 from ppl_vae.comparison import Comparison, compare
 from ppl_vae.pair import Pair
 from ppl_vae.stacked import fit_stacked
@@ -17,12 +29,15 @@ __all__ = [
     "data",
     "distributions",
     "evaluation",
+    "finetune",
     "fit",
     "fit_stacked",
     "fit_stages",
     "generation",
     "language",
+    "mcem",
     "nn",
     "objectives",
     "pairs",
+    "pretrain",
 ]

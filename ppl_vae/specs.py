@@ -35,6 +35,7 @@ from ppl_vae.pair import Pair
 
 __all__ = [
     "Maker",
+    "evaluated",
     "is_out_of_memory",
     "make_objective",
     "maker",
@@ -87,6 +88,20 @@ def make_objective(text: str) -> Objective:
     if not isinstance(result, Objective):
         raise ValueError(f"objective: got {_cut(text)}, expected one of {', '.join(objective_names())}")
     return result
+
+
+def evaluated(text: str, known: Mapping[str, Any], what: str) -> Any:
+    """What a text names among these, called with its arguments, plain values, where it has parentheses.
+
+    Args:
+        text: `Stack(layers=3)`, say.
+        known: name -> class.
+        what: the text is, for the error.
+
+    Raises:
+        ValueError: an unknown name, or arguments that are refused.
+    """
+    return _evaluate(text, known, what, sorted(known))
 
 
 def pair_factory(text: str, told: Mapping[str, int] = {}) -> Callable[[tuple[int, ...]], Pair]:

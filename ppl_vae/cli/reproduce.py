@@ -28,7 +28,8 @@ def reproduce(
     The same command again goes on where an earlier one stopped, whatever ended it.
 
     Args:
-        table: iwae-mnist, iwae-omniglot, aevb-bounds, aevb-bounds-frey, or a YAML file like them.
+        table: iwae-mnist, iwae-omniglot, aevb-bounds, aevb-bounds-frey, lvae, estimators, aevb-vs-wake-sleep; of error
+            rates bengio-2006 and m2; or a YAML file like them.
         fraction: of each stage of the schedule, for a rehearsal.
         passes: stop after so many passes over the data.
         rows: numbers or names of rows, apart by semicolons; all but those on request by default.

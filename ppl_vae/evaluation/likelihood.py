@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ppl_vae.distributions import Flat
 from ppl_vae.evaluation.annealing import annealed_importance_sampling
 from ppl_vae.evaluation.chunks import Settings, chunked
 from ppl_vae.evaluation.estimate import standard_error
@@ -78,7 +79,7 @@ def importance_sampling(
 
     Raises:
         ValueError: a bad batch (see `check_batch`), num_particles < 1, or memory too small for one
-            particle of one datum.
+            particle of one datum; a latent site without a prior.
         NotPerDatumError: a site is not per datum.
 
     References:
@@ -94,7 +95,7 @@ def importance_sampling(
         (True, [10.0, 10.0, 10.0])
     """
     settings = Settings(memory, batch_size, seed, progress)
-    with chunked(pair, batch, num_particles, add_weights, settings, once=True) as chunks:
+    with chunked(pair, batch, num_particles, _add_proper, settings, once=True) as chunks:
         log_sums = torch.cat(chunks.map(chunks.fold), dim=1)
     return ImportanceSampling.of(log_sums, chunks.num_particles)
 
@@ -180,6 +181,16 @@ def bound(
     settings, particles = Settings(memory, batch_size, seed, progress), objective.num_particles
     with chunked(pair, batch, particles, add_weights, settings, split=False) as chunks:
         return torch.cat(chunks.map(lambda part: objective.bound(pair.model, pair.guide, *part)))
+
+
+def _add_proper(log_sums: Tensor | None, terms: Terms) -> Tensor:
+    for name in terms.latent if log_sums is None else ():
+        if isinstance(terms.draws[0].model[name].fn, Flat):
+            raise ValueError(
+                f"site {name!r}: got no prior, without which there is no log p(x), expected one; `evaluate` has the "
+                "log-likelihood of the reconstruction"
+            )
+    return add_weights(log_sums, terms)
 
 
 def add_weights(log_sums: Tensor | None, terms: Terms) -> Tensor:

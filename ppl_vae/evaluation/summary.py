@@ -15,10 +15,11 @@ from ppl_vae.objectives import Objective
 from ppl_vae.pair import Pair
 from ppl_vae.terms import Terms
 
-__all__ = ["GREY", "LOG_LIKELIHOOD", "TWO_PART", "Evaluation", "evaluate"]
+__all__ = ["GREY", "LOG_LIKELIHOOD", "RECONSTRUCTION", "TWO_PART", "Evaluation", "evaluate"]
 
 LOG_LIKELIHOOD = "log-likelihood"
 GREY = "not a log-likelihood (grey pixels under a Bernoulli)"
+RECONSTRUCTION = "reconstruction, not a log-likelihood (no prior)"
 TWO_PART = "two-part code, an upper bound of -log p(x)"
 
 
@@ -180,6 +181,8 @@ def _describe(terms: Terms) -> tuple[str, int]:
     (draw,) = terms.draws
     observed = [s for s in draw.model.values() if s.observed and not s.factor]
     num_dims = sum(s.value.numel() for s in observed) // draw.data_plate.size
+    if not all(_normalised(draw.model[name].fn) for name in terms.latent):
+        return RECONSTRUCTION, num_dims
     return LOG_LIKELIHOOD if all(_normalised(s.fn) for s in observed) else GREY, num_dims
 
 

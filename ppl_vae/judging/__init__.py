@@ -1,7 +1,7 @@
 """What a model paints, read by networks trained on real data: captions of scenes, and classes."""
 
+from ppl_vae.evaluation.share import Share
 from ppl_vae.judging.classes import Classifier, class_accuracy, train_classifier
-from ppl_vae.judging.network import Share
 from ppl_vae.judging.scenes import (
     Judge,
     accuracy,

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ppl_vae.data import Labelled
-from ppl_vae.judging.network import CHUNK, FEATURES, Share, features_of
+from ppl_vae.evaluation.share import Share
+from ppl_vae.judging.network import CHUNK, FEATURES, features_of
 from ppl_vae.quiet import private_stream
 
 __all__ = ["Classifier", "class_accuracy", "train_classifier"]

@@ -1,39 +1,17 @@
 """What judges are made of."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import nn
 
-__all__ = ["CHUNK", "FEATURES", "Share", "features_of"]
+__all__ = ["CHUNK", "FEATURES", "features_of"]
 
 CHUNK = 500
 """Images at a time."""
 
 FEATURES = 128
 """Of an image."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """A share of `number` cases, and its standard error."""
-
-    value: float
-    number: int
-
-    @property
-    def se(self) -> float:
-        """sqrt(p (1 - p) / n)."""
-        return (self.value * (1 - self.value) / self.number) ** 0.5
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.se:.3f})"
-
-    @classmethod
-    def of(cls, hits: Tensor) -> "Share":
-        """Of a tensor of truth values."""
-        return cls(hits.double().mean().item(), hits.numel())
 
 
 def features_of(shape: Sequence[int]) -> nn.Sequential:

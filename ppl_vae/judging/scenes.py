@@ -11,7 +11,8 @@ from tqdm import tqdm
 from ppl_vae import generation
 from ppl_vae.data import Scenes
 from ppl_vae.data.scene_facts import FACTS, canonical
-from ppl_vae.judging.network import CHUNK, FEATURES, Share, features_of
+from ppl_vae.evaluation.share import Share
+from ppl_vae.judging.network import CHUNK, FEATURES, features_of
 from ppl_vae.objectives import Objective, Trace_ELBO
 from ppl_vae.pair import Pair
 from ppl_vae.quiet import private_stream, undisturbed

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["columns_of", "environment", "write_bytes", "write_csv", "write_json"]
+__all__ = ["columns_of", "environment", "markdown_table", "write_bytes", "write_csv", "write_json"]
 
 _PACKAGES = {"torch": "torch", "pyro": "pyro-ppl", "numpy": "numpy", "ppl_vae": "ppl_vae"}
 
@@ -51,6 +51,20 @@ def write_csv(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
     writer.writeheader()
     writer.writerows({k: v.tolist() if hasattr(v, "tolist") else v for k, v in row.items()} for row in rows)
     return write_bytes(text.getvalue().encode(), path)
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of the same columns as a table in Markdown; whole numbers with commas.
+
+    Raises:
+        ValueError: no rows.
+    """
+    if not rows:
+        raise ValueError("rows: got none, expected at least one: a table's columns are those of the first")
+    columns = list(rows[0])
+    cells = [[f"{row[c]:,}" if isinstance(row[c], int) else str(row[c]) for c in columns] for row in rows]
+    lines = [columns, ["---"] * len(columns), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:

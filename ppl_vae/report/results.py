@@ -9,6 +9,7 @@ from ppl_vae import generation
 from ppl_vae.comparison import Comparison
 from ppl_vae.data import as_batch
 from ppl_vae.pair import Pair
+from ppl_vae.pairs import Autoencoder, Classifier
 from ppl_vae.pairs.quantised import QuantisedPair
 from ppl_vae.report.codes import code_figure
 from ppl_vae.report.figures import image_grid, learning_curves, manifold_figure, reconstruction_grid, side_by_side
@@ -55,7 +56,8 @@ def comparison_files(result: Comparison, table: str, test: Tensor | tuple[Tensor
 def pictures(pair: Pair, test: Tensor | tuple[Tensor, ...], name: str, folder: Path) -> list[Path]:
     """Write samples.png, real_and_samples.png, reconstructions.png if there are latents, and manifold.png of a 2-D one.
 
-    Of a VQ-VAE also codes.png. Nothing for data that are no images.
+    Of a VQ-VAE also codes.png, of an autoencoder the reconstructions alone. Nothing for data that are no images, and
+    for classifiers.
 
     Args:
         pair: with `data_shape` (1 or 3, H, W).
@@ -65,8 +67,11 @@ def pictures(pair: Pair, test: Tensor | tuple[Tensor, ...], name: str, folder: P
     """
     x, *given = as_batch(test)
     shape = tuple(x.shape[1:])
-    if len(shape) != 3 or shape[0] not in (1, 3):
+    if len(shape) != 3 or shape[0] not in (1, 3) or isinstance(pair, Classifier):
         return []
+    if isinstance(pair, Autoencoder):  # which can't be drawn from
+        again, title = generation.reconstructions(pair, x[:20]), f"Reconstructions: {name}"
+        return [reconstruction_grid(x[:20], again, folder / "reconstructions.png", title=title)]
     apart = max(1, len(x) // NUM_IMAGES)  # neighbours may be alike
     spread = slice(0, apart * NUM_IMAGES, apart)
     asked = [part[spread] for part in given]

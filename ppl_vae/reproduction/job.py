@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,54 +15,24 @@ from torch import Tensor
 from ppl_vae import evaluation, rates, report, runs, specs
 from ppl_vae.checkpoints import Checkpoints
 from ppl_vae.data import Dataset, load
-from ppl_vae.evaluation.chunks import require_positive
-from ppl_vae.objectives import LinearWarmup, Objective
+from ppl_vae.mcem import fit_mcem
+from ppl_vae.objectives import LinearWarmup, Objective, Trace_ELBO
 from ppl_vae.pair import Pair
+from ppl_vae.quiet import undisturbed
+from ppl_vae.reproduction.budget import Budget, Progress
 from ppl_vae.reproduction.protocol import Protocol, Row
 from ppl_vae.run_folder import CHECKPOINTS, RunFolder
 from ppl_vae.stacked import fit_stacked
 from ppl_vae.training import History, Record, fit, resolve_device
 from ppl_vae.workers import Advance
 
-__all__ = ["Budget", "Job", "Stack"]
+__all__ = ["Job", "Stack"]
 
-TEST_CURVE, KL_CURVE = "test_curve.json", "kl_curve.json"
+TEST_CURVE, TRAIN_CURVE, KL_CURVE = "test_curve.json", "train_curve.json", "kl_curve.json"
+CURVE_PARTICLES = 5000
+"""Draws for a point of a curve of log p(x)."""
 KL_PARTICLES = 10
 """Of each test datum, for a mean over many of them."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much of a protocol is run.
-
-    Args:
-        fraction: of each stage of the schedule, for a rehearsal; 1 is the protocol.
-        passes: stop after so many passes of the (scaled) schedule; None: all of them.
-        num_particles: K of the NLL; None: the protocol's, or its rehearsal's where fraction is below 1.
-        num_test: the first so many test data; None likewise.
-        batch_size: data per step, where it is not to be the protocol's: a deviation, which the page names.
-    """
-
-    fraction: float = 1.0
-    passes: float | None = None
-    num_particles: int | None = None
-    num_test: int | None = None
-    batch_size: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"fraction: got {self.fraction}, expected a number above 0, and at most 1")
-        if self.passes is not None and not self.passes > 0:
-            raise ValueError(f"passes: got {self.passes}, expected a number above 0")
-        for name in ("num_particles", "num_test", "batch_size"):
-            if (value := getattr(self, name)) is not None:
-                require_positive(name, value)
-
-    def of(self, protocol: Protocol) -> tuple[int, int]:
-        """K and the number of test data; 0 for all."""
-        rehearses = self.fraction < 1
-        particles = self.num_particles or (protocol.rehearsal_particles if rehearses else protocol.num_particles)
-        return particles, self.num_test or (protocol.rehearsal_test if rehearses else 0)
 
 
 @dataclass(frozen=True)
@@ -103,7 +73,12 @@ class Job:
                 self.record(record, folder, pair, objective)
 
             options = {"optim": adam, "seed": self.seed, "checkpoints": folder.checkpoints, "on_record": on_record}
-            history = fit(pair, self.dataset(), objective, **self.settings(), **options)
+            settings = {**self.settings(), **options}
+            if self.row.method == "mcem":
+                del settings["compile"]
+                history, _ = fit_mcem(pair, self.dataset(), **settings)
+            else:
+                history = fit(pair, self.dataset(), objective, **settings)
             self.finish(history, folder, pair, objective)
 
     def settings(self) -> dict[str, Any]:
@@ -132,9 +107,14 @@ class Job:
     def record(self, record: Record, folder: RunFolder, pair: Pair, objective: Objective) -> None:
         """Write a point of the learning curve, and those on test data where they are followed."""
         folder.record(record)
-        test = self.dataset().test_batch()[: self.protocol.rehearsal_test].to(pair.reference().device)
+        dataset, first, place = self.dataset(), self.protocol.rehearsal_test, pair.reference().device
+        test = dataset.test_batch()[:first].to(place)
         if self.protocol.test_curve:
-            self._append(TEST_CURVE, record.step, evaluation.bound(pair, objective, test, seed=0).mean().item())
+            self._append(TEST_CURVE, record.step, self._followed(pair, objective, test))
+        if self.protocol.train_curve:
+            with undisturbed(pair, 0):
+                seen = dataset.draw(dataset.train[:first].to(place))
+            self._append(TRAIN_CURVE, record.step, self._followed(pair, objective, seen))
         if self.protocol.kl_curve:
             kl = evaluation.kl_per_site(pair, test, num_particles=KL_PARTICLES, seed=0)
             self._append(KL_CURVE, record.step, {site: values.mean().item() for site, values in kl.items()})
@@ -144,12 +124,28 @@ class Job:
         folder.finish(history)
         dataset, (particles, _) = self.dataset(), self.budget.of(self.protocol)
         test = dataset.test_batch().to(pair.reference().device)
-        reached = evaluation.evaluate(pair, test, objective=objective, num_particles=particles, seed=self.seed)
+        reached = self._reached(pair, objective, test, particles)
         runs.save_pair(folder.path, pair)
         report.pictures(pair, test, self.row.name, folder.path)
-        result = {"data": dataset.describe(), "evaluation": reached.as_dict(), "history": history.as_dict()}
+        result = {"data": dataset.describe(), "evaluation": reached, "history": history.as_dict()}
         environment = report.environment(history.device)
         report.write_json({**result, "environment": environment}, self.folder / "results.json")
+
+    def _reached(self, pair: Pair, objective: Objective, test: Tensor, particles: int) -> dict[str, Any]:
+        if self.protocol.estimator == "guide":
+            return evaluation.evaluate(
+                pair, test, objective=objective, num_particles=particles, seed=self.seed
+            ).as_dict()
+        found = evaluation.prior_sampling(pair, test, num_particles=particles, seed=self.seed)
+        ess = found.ess.mean().item()
+        numbers = {"nll": -found.mean, "nll_se": found.standard_error, "ess": ess, "num_particles": particles}
+        return {**numbers, "kl": {}, "active_units": {}}  # of a guide, and there may be none
+
+    def _followed(self, pair: Pair, objective: Objective, x: Tensor) -> float:
+        """A point of a curve: the objective's bound, or log p(x)."""
+        if self.protocol.estimator == "guide":
+            return evaluation.bound(pair, objective, x, seed=0).mean().item()
+        return evaluation.prior_sampling(pair, x, num_particles=CURVE_PARTICLES).mean
 
     def result(self) -> dict[str, Any] | None:
         """What has been reached: `evaluation`, `history`, `environment`; None before the end."""
@@ -198,7 +194,9 @@ class Job:
         return max(1, round(self.budget.fraction * (len(self.dataset().train) // self.batch_size)))
 
     def objective(self) -> Objective:
-        """The row's, with its warm-up."""
+        """The row's, with its warm-up; of Monte Carlo EM what its M-step raises."""
+        if self.row.method == "mcem":
+            return Trace_ELBO()
         objective = specs.make_objective(str(self.row.objective))
         if self.row.warmup is not None:
             objective.kl_weight = LinearWarmup(max(1, round(self.row.warmup * self._steps_per_pass)))
@@ -207,13 +205,13 @@ class Job:
     def dataset(self) -> Dataset:
         """The data of the protocol."""
         _, num_test = self.budget.of(self.protocol)
-        return _dataset(
-            self.protocol.data, self.protocol.binarisation, self.data_root, self.protocol.num_train, num_test or None
-        )
+        num_train = self.row.num_train or self.protocol.num_train
+        return _dataset(self.protocol.data, self.protocol.binarisation, self.data_root, num_train, num_test or None)
 
-    def test_curve(self) -> list[tuple[float, float]]:
-        """Points (training data seen, bound on test data in nats per datum), as far as the run has come."""
-        return [(int(step) * self.batch_size, bound) for step, bound in self._read(TEST_CURVE).items()]
+    def curve(self, part: Literal["test", "train"]) -> list[tuple[float, float]]:
+        """Points (training data seen, bound or log p(x) in nats per datum), as far as the run has come."""
+        name = TEST_CURVE if part == "test" else TRAIN_CURVE
+        return [(int(step) * self.batch_size, value) for step, value in self._read(name).items()]
 
     def kl_curves(self) -> dict[str, list[tuple[float, float]]]:
         """For each latent site points (training data seen, KL on test data in nats per datum), likewise."""
@@ -234,7 +232,7 @@ class Job:
         """The run folder, new or taken up again."""
         if self.folder.exists():
             return RunFolder.reopen(self.folder)
-        config = {"pair": self.row.pair, "objective": self.row.objective, "data": self.protocol.data}
+        config = {"pair": self.row.pair, "objective": self.row.objective or self.row.method, "data": self.protocol.data}
         config |= {"data_root": self.data_root, "data_seed": 0, "binarisation": self.dataset().binarisation}
         particles, num_test = self.budget.of(self.protocol)
         config |= {"seed": self.seed, "num_particles": particles, "num_test": num_test or None, "steps": self.steps}
@@ -278,17 +276,6 @@ class Stack:
             )
             for job, folder, pair, history in zip(self.jobs, folders, pairs, histories, strict=True):
                 job.finish(history, folder, pair, objective)
-
-
-class Progress:
-    """Tells how many steps have been taken since the last time."""
-
-    def __init__(self, advance: Advance) -> None:
-        self.advance, self.done = advance, 0
-
-    def __call__(self, step: int) -> None:
-        self.advance(step - self.done)
-        self.done = step
 
 
 def _begin_with(run: Path, pair: Pair, optim: torch.optim.Optimizer) -> None:

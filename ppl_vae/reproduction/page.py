@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ppl_vae import report
 from ppl_vae.reproduction.job import Job
@@ -14,6 +14,8 @@ from ppl_vae.reproduction.protocol import Protocol, Published, Row
 __all__ = ["write_page"]
 
 Jobs = Mapping[tuple[str, int], Job]
+Part = Literal["test", "train"]
+_HOW = {"guide": "importance sampling", "prior": "draws from the model alone"}
 
 
 def write_page(protocol: Protocol, jobs: Jobs, folder: Path) -> str:
@@ -32,17 +34,19 @@ def write_page(protocol: Protocol, jobs: Jobs, folder: Path) -> str:
     runs = [{"row": name, "seed": seed, **found} for (name, seed), found in results.items()]
     everything = {"protocol": asdict(protocol), "rows": rows, "differences": gaps, "runs": runs}
     report.write_json(everything, folder / "results.json")
-    table = _markdown(rows)
+    table = report.markdown_table(rows)
     if gaps:
-        table += f"\n\nDifferences in NLL; negative is better.\n\n{_markdown(gaps)}"
+        table += f"\n\nDifferences in NLL; negative is better.\n\n{report.markdown_table(gaps)}"
     about = _about(protocol, jobs, runs)
     text = f"# {protocol.title}\n\n{about}\n\n{table}\n"
     report.write_bytes(text.encode(), folder / "table.md")
     sections = [report.Section("Rows", about, table=rows)]
     if gaps:
         sections.append(report.Section("Differences in NLL: negative is better", table=gaps))
-    if figure := _test_curves(protocol, jobs, folder):
-        sections.append(report.Section("The bound on test data while training", figures=[figure]))
+    what = "The bound" if protocol.estimator == "guide" else "log p(x)"
+    for part in get_args(Part):
+        if figure := _curves(protocol, jobs, folder, part):
+            sections.append(report.Section(f"{what} on {part} data while training", figures=[figure]))
     if figure := _kl_curves(jobs, folder):
         text = "E_q[log q(z_l | .) - log p(z_l | .)] of each layer on test data. Below the dotted line it is idle."
         sections.append(report.Section("The layers while training", text, figures=[figure]))
@@ -51,19 +55,19 @@ def write_page(protocol: Protocol, jobs: Jobs, folder: Path) -> str:
     return table
 
 
-def _test_curves(protocol: Protocol, jobs: Jobs, folder: Path) -> Path | None:
-    """A figure of the test bound against the training data seen, of the runs that have come far enough."""
+def _curves(protocol: Protocol, jobs: Jobs, folder: Path, part: Part) -> Path | None:
+    """A figure of the bound, or log p(x), against the training data seen, of the runs that have come far enough."""
     curves: dict[str, list[Any]] = {}
     for (row, _), job in jobs.items():
-        if len(curve := job.test_curve()) > 1:
+        if len(curve := job.curve(part)) > 1:
             curves.setdefault(row, []).append(curve)
     same = {row: [c for c in several if len(c) == len(several[0])] for row, several in curves.items()}
     if not same:
         return None
     return report.learning_curves(
         same,
-        folder / "test_curves.png",
-        ylabel="test bound, nats per datum",
+        folder / f"{part}_curves.png",
+        ylabel=f"{part} {'bound' if protocol.estimator == 'guide' else 'log p(x)'}, nats per datum",
         xlabel="training data seen",
         title=protocol.title,
         log_x=True,
@@ -102,10 +106,11 @@ def _about(protocol: Protocol, jobs: Jobs, runs: Sequence[Mapping[str, Any]]) ->
     other = f"Batches of {job.batch_size}, not {protocol.batch_size}. " if job.budget.batch_size else ""
     deviations = f"\n\nDeviations: {other}{protocol.deviations}" if other or protocol.deviations else ""
     independent = f" Independent: {protocol.independent_source}." if protocol.independent_source else ""
+    how = _HOW[protocol.estimator]
     return (
         f"Published: {protocol.source}.{independent}\n\nOurs: NLL in nats per datum on {number}test data of "
-        f"{protocol.data}{note}, by importance sampling with {particles:,} particles; in brackets the standard error "
-        f"over seeds, of one seed over the data. Active units and KL terms (nats): bottom to top.{share}{deviations}"
+        f"{protocol.data}{note}, by {how} with {particles:,} particles; in brackets the standard error over seeds, of "
+        f"one seed over the data. Active units and KL terms (nats): bottom to top.{share}{deviations}"
     )
 
 
@@ -180,10 +185,3 @@ def _gap(row: Row, other: str, results: Mapping[tuple[str, int], Any]) -> dict[s
 
 def _error(values: list[float]) -> float:
     return statistics.stdev(values) / math.sqrt(len(values))
-
-
-def _markdown(rows: list[dict[str, Any]]) -> str:
-    columns = list(rows[0])
-    cells = [[f"{row[c]:,}" if isinstance(row[c], int) else str(row[c]) for c in columns] for row in rows]
-    lines = [columns, ["---"] * len(columns), *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

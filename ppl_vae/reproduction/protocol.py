@@ -4,12 +4,16 @@ import math
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 import jsonargparse
+import yaml
 
 from ppl_vae import rates, specs
 from ppl_vae.data import Binarisation
 from ppl_vae.evaluation.chunks import require_positive
+from ppl_vae.reproduction.errors import ErrorProtocol
+from ppl_vae.reproduction.rows import check_names, chosen
 
 __all__ = ["Protocol", "Published", "Row", "load_protocol", "protocol_names"]
 
@@ -34,9 +38,10 @@ class Row:
     Args:
         name: of the row.
         pair, objective: as texts (see `ppl_vae.specs`); None where `same_as` is given.
+        method: "svi", or "mcem", Monte Carlo EM (see `ppl_vae.mcem`), which has no objective.
         same_as: the row whose run is this row's too: an IWAE with one particle is the VAE.
         start: the row whose end, weights and optimiser, this one begins with.
-        passes, schedule: other than the protocol's.
+        passes, schedule, num_train: other than the protocol's.
         warmup: passes over which the weight of the KL terms rises from 0 to 1.
         on_request: left out unless it is named.
         versus: rows that this one is compared with, by the difference of their NLLs.
@@ -47,10 +52,12 @@ class Row:
     name: str
     pair: str | None = None
     objective: str | None = None
+    method: Literal["svi", "mcem"] = "svi"
     same_as: str | None = None
     start: str | None = None
     passes: float | None = None
     schedule: str | None = None
+    num_train: int | None = None
     warmup: float | None = None
     on_request: bool = False
     versus: list[str] = field(default_factory=list)
@@ -74,9 +81,12 @@ class Protocol:
         schedule: of the learning rate, as a text (see `rates.parse`).
         learning_rate, betas, eps: of Adam.
         num_particles: K of the NLL.
+        estimator: of log p(x): "guide", importance sampling from the guide; or "prior", draws from the model alone,
+            for few latent variables: the same for rows with and without a guide.
         rehearsal_particles, rehearsal_test: K, and the first so many test data, where a fraction of the protocol runs.
         test_curve, kl_curve: also follow the bound, or the KL term of each layer, on the test data while training (on
-            the first `rehearsal_test` of them).
+            the first `rehearsal_test` of them). Where the estimator is "prior", it is log p(x) that is followed.
+        train_curve: follow it on as many of the row's training data, too.
         independent_source: where the independent figures come from.
         deviations: from what was published.
 
@@ -98,9 +108,11 @@ class Protocol:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     num_particles: int = 5000
+    estimator: Literal["guide", "prior"] = "guide"
     rehearsal_particles: int = 500
     rehearsal_test: int = 1000
     test_curve: bool = False
+    train_curve: bool = False
     kl_curve: bool = False
     independent_source: str = ""
     deviations: str = ""
@@ -113,9 +125,7 @@ class Protocol:
         for name in ("passes", "learning_rate", "eps"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected a finite number above 0; 1e-3, say")
-        names = [row.name for row in self.rows]
-        if len(set(names)) < len(names) or not names:
-            raise ValueError(f"rows: got the names {names}, expected at least one, each once; rename them")
+        check_names(self.rows)
         own = {row.name for row in self.rows if row.same_as is None}
         begun = {row.name for row in self.rows if row.start is not None}
         for row in self.rows:
@@ -125,7 +135,10 @@ class Protocol:
                 raise ValueError(f"row {row.name!r}: got start {row.start!r}, expected a row that starts afresh")
             if row.same_as is None:
                 specs.pair_factory(str(row.pair))
-                specs.make_objective(str(row.objective))
+                if row.method == "svi":
+                    specs.make_objective(str(row.objective))
+            if row.num_train is not None:
+                require_positive(f"row {row.name!r}: num_train", row.num_train)
             if row.warmup is not None and not 0 < row.warmup < math.inf:
                 raise ValueError(f"row {row.name!r}: got warmup {row.warmup}, expected passes, above 0; leave it out")
             rates.parse(row.schedule or self.schedule, steps=1, steps_per_pass=1)
@@ -136,15 +149,7 @@ class Protocol:
         Raises:
             ValueError: there is no such row.
         """
-        if names is None:
-            return [row for row in self.rows if not row.on_request]
-        known = {str(number): row for number, row in enumerate(self.rows, 1)} | {row.name: row for row in self.rows}
-        if unknown := [name for name in names if name not in known]:
-            said = ", ".join(f"{number} {row.name!r}" for number, row in enumerate(self.rows, 1))
-            raise ValueError(f"rows: got {', '.join(unknown)}, expected names or numbers of {said}")
-        wanted = {known[name].name for name in names}
-        wanted |= {other for row in self.rows if row.name in wanted for other in (row.same_as, row.start) if other}
-        return [row for row in self.rows if row.name in wanted]
+        return chosen(self.rows, names)
 
 
 def protocol_names() -> list[str]:
@@ -153,8 +158,8 @@ def protocol_names() -> list[str]:
     return sorted(path.name.removesuffix(".yaml") for path in found if path.name.endswith(".yaml"))
 
 
-def load_protocol(name: str) -> Protocol:
-    """A protocol of the library, or the one of a YAML file.
+def load_protocol(name: str) -> Protocol | ErrorProtocol:
+    """A protocol of the library, or the one of a YAML file; of error rates, where its rows have ways.
 
     Raises:
         ValueError: there is none of this name, or the file doesn't hold one.
@@ -162,9 +167,11 @@ def load_protocol(name: str) -> Protocol:
     is_ours = name in protocol_names()
     path = resources.files("ppl_vae").joinpath("protocols", f"{name}.yaml") if is_ours else Path(name)
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Protocol, None)
     try:
-        return Protocol(**vars(parser.instantiate(parser.parse_string(path.read_text(encoding="utf-8")))))
+        text = path.read_text(encoding="utf-8")
+        kind = ErrorProtocol if _has_ways(text) else Protocol
+        parser.add_class_arguments(kind, None)
+        return kind(**vars(parser.instantiate(parser.parse_string(text))))
     except OSError as error:
         known = ", ".join(protocol_names())
         raise ValueError(
@@ -176,3 +183,12 @@ def load_protocol(name: str) -> Protocol:
         raise ValueError(
             f"table: got {name!r} ({reason}), expected a protocol; compare it with the library's"
         ) from error
+
+
+def _has_ways(text: str) -> bool:
+    """Whether the rows of a protocol say in which way they train a classifier; a text that is none hasn't."""
+    try:
+        rows = yaml.safe_load(text)["rows"]
+        return any("way" in row for row in rows)
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError):
+        return False

@@ -11,9 +11,11 @@ from tqdm import tqdm
 
 from ppl_vae import report
 from ppl_vae.evaluation.chunks import require_positive
-from ppl_vae.reproduction.job import Budget, Job, Stack
+from ppl_vae.reproduction.budget import Budget
+from ppl_vae.reproduction.errors import ErrorJob, ErrorProtocol, write_error_page
+from ppl_vae.reproduction.job import Job, Stack
 from ppl_vae.reproduction.page import write_page
-from ppl_vae.reproduction.protocol import Protocol, Row
+from ppl_vae.reproduction.protocol import Protocol
 from ppl_vae.runs import check_writable
 from ppl_vae.seeds import check_seeds
 from ppl_vae.training import Compile, resolve_device
@@ -25,7 +27,7 @@ PROTOCOL = "protocol.yaml"
 
 
 def reproduce(
-    protocol: Protocol,
+    protocol: Protocol | ErrorProtocol,
     folder: str | Path,
     *,
     rows: list[str] | None = None,
@@ -67,9 +69,13 @@ def reproduce(
     place = resolve_device(device)
     root = None if data_root is None else str(Path(data_root).resolve())
 
-    def _job(row: Row, seed: int) -> Job:
+    if isinstance(protocol, ErrorProtocol) and stacked:
+        raise ValueError("stacked: got it for a table of error rates, expected it left out; its runs are of stages")
+    kind, write = (ErrorJob, write_error_page) if isinstance(protocol, ErrorProtocol) else (Job, write_page)
+
+    def _job(row: Any, seed: int) -> Any:
         start = row.start and folder / _name(row.start, seed)
-        return Job(protocol, row, seed, budget, folder / _name(row.name, seed), start or None, root, device, compile)
+        return kind(protocol, row, seed, budget, folder / _name(row.name, seed), start or None, root, device, compile)  # type: ignore[arg-type]
 
     if workers is None:
         workers = torch.get_num_threads() if place.type == "cpu" else 1
@@ -82,7 +88,7 @@ def reproduce(
         if job.seed == 0:
             job.check()
     _claim(folder, {"protocol": asdict(protocol), "budget": asdict(budget)})
-    table = write_page(protocol, jobs, folder)
+    table = write(protocol, jobs, folder)  # type: ignore[arg-type]
     total = sum(job.steps for job in wanted)
     first, then = ([job for job in wanted if (job.start is None) is fresh] for fresh in (True, False))
     if stacked:
@@ -90,12 +96,12 @@ def reproduce(
     with tqdm(total=total, disable=not progress, unit="step", mininterval=0.5) as bar:
         for wave in filter(None, (first, then)):  # those that begin with the end of another come after all of these
             for job, _ in zip(wave, run_jobs(wave, min(workers, len(wave)), bar.update), strict=True):
-                table = write_page(protocol, jobs, folder)
+                table = write(protocol, jobs, folder)  # type: ignore[arg-type]
                 bar.set_postfix_str(f"done: {job.row.name}")
     return table
 
 
-def _stacked(jobs: Sequence[Job], rows: Sequence[Row]) -> list[Job | Stack]:
+def _stacked(jobs: Sequence[Job], rows: Sequence[Any]) -> list[Job | Stack]:
     """Jobs of a row as one; a row that another begins with by itself: the end of a stacked run is its weights alone."""
     begun = {row.start for row in rows}
     alone = [job for job in jobs if job.row.name in begun]
