@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -163,6 +164,19 @@ def test_the_sentences_are_the_committed_result() -> None:
     lines = (RESULTS / "text" / "ptb.txt").read_text().splitlines()
     path = lines[lines.index("a path:") + 1 :]
     assert "\n".join(path) in README
+
+
+def test_the_helmholtz_machines_are_the_committed_result() -> None:
+    found = json.loads((RESULTS / "wake-sleep" / "mnist.json").read_text())["found"]
+    cells = [f"{row['NLL']:.2f} ({row['s.e.']:.2f})" for row in found.values()]
+    assert f"\n| {' | '.join(found)} |\n" in README and f"\n| {' | '.join(cells)} |\n" in README
+
+
+def test_the_story_runs() -> None:
+    (code,) = [c for c in re.findall(r"```python\n(.*?)```", README, re.S) if "HelmholtzMachine" in c]
+    names: dict[str, Any] = {}
+    exec(code.replace("steps=500", "steps=3"), names)
+    assert names["deep"].classify(names["digits"].train[:5]).probs.shape == (5, 10)
 
 
 def test_the_time_of_a_draw_is_the_committed_result() -> None:
