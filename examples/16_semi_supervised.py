@@ -39,18 +39,19 @@ ways: dict[str, tuple[float, Objective]] = {
     "M2, and a classification loss": (args.weight, TraceEnum_ELBO()),
 }
 found: dict[str, list[float]] = {}
+trained: dict[str, SemiSupervisedVAE] = {}
+x, y = images.test_batch()
+some = data.partly_labelled(images, args.labels, repeat=args.repeat)
+steps = round(args.passes * some.minibatches(100).steps_per_pass)
 for seed in range(args.seeds):
     some = data.partly_labelled(images, args.labels, repeat=args.repeat, choice=seed)
-    batches = some.minibatches(100)
-    steps = round(args.passes * batches.steps_per_pass)
-    x, y = some.test_batch()
     torch.manual_seed(seed)
     alone, known = Classifier(some.shape, some.classes, (args.hidden,)), some.labelled_only()
     fit(alone, known, steps=steps, batch_size=min(100, args.labels), seed=seed)
     found.setdefault("classifier alone", []).append(1 - evaluation.classification_error(alone, x, y).value)
     for name, (weight, objective) in ways.items():
         torch.manual_seed(seed)
-        pair = SemiSupervisedVAE(some.shape, some.classes, **sizes, classification=weight)
+        trained[name] = pair = SemiSupervisedVAE(some.shape, some.classes, **sizes, classification=weight)
         pair.set_output_mean(some.pixel_means)
         fit(pair, some, objective, steps=steps, batch_size=100, seed=seed)
         found.setdefault(name, []).append(1 - evaluation.classification_error(pair, x, y).value)
@@ -59,6 +60,7 @@ for name, values in found.items():
     accuracy = torch.tensor(values, dtype=torch.float64)
     error = f" ({accuracy.std() / len(values) ** 0.5:.4f})" if len(values) > 1 else ""
     print(f"{name:30} {accuracy.mean():.4f}{error}")
+pair = trained["M2, and a classification loss"]
 z = torch.randn(8, 1, args.latent_dim, generator=torch.Generator().manual_seed(0)).expand(-1, some.classes, -1)
 values = {"z": z.flatten(0, 1).to(pair.reference()), "y": torch.eye(some.classes).repeat(8, 1).to(pair.reference())}
 drawn = generation.decode(pair, values, *(part.to(pair.reference().device) for part in some.blank(8 * some.classes)))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ppl_vae.data import Labelled, PartlyLabelled
 from ppl_vae.nn import Frozen
 from ppl_vae.pairs import Autoencoder, Classifier
+from ppl_vae.pairs.autoencoder import linear_of
 from ppl_vae.quiet import private_stream
 from ppl_vae.training import Data, History, fit
 
@@ -71,7 +72,7 @@ def greedy(
         data = data.dataset if isinstance(data, Labelled) else data
     done: dict[str, History] = {}
     for number, stage in enumerate(stages, 1):
-        settings = {} if optimiser is None else {"optim": optimiser(stage.parameters())}
+        settings: dict[str, Any] = {} if optimiser is None else {"optim": optimiser(stage.parameters())}
         if checkpoints is not None:
             settings["checkpoints"] = Path(checkpoints) / f"layer-{number}"
         done[f"layer {number}"] = fit(stage, data, steps=steps, **options, **settings)
@@ -96,6 +97,6 @@ def _classifiers(pair: Autoencoder, classes: int) -> list[Classifier]:
     stages = []
     for i, layer in enumerate(pair.encoder):
         seen = nn.Sequential(Frozen(nn.Sequential(nn.Flatten(), *pair.encoder[:i])), layer)
-        width = layer[0].out_features
+        width = linear_of(layer).out_features
         stages.append(Classifier(pair.data_shape, classes, features=seen, num_features=width).to(pair.reference()))
     return stages

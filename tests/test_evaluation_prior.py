@@ -166,5 +166,5 @@ def test_bad_numbers(number: Any) -> None:
 
 def test_a_model_that_is_conditioned_is_refused() -> None:
     pair: Any = ConditionalVAE((1, 3, 4), classes=3, latent_dim=2, hidden=(5,))
-    with pytest.raises(ValueError, match="got 1 argument, expected those of ConditionalVAE.model"):
+    with pytest.raises(ValueError, match=r"got 1 argument, expected those of ConditionalVAE\.model"):
         prior_sampling(pair, pixels().float())

@@ -65,6 +65,7 @@ def test_protocols_of_the_library_can_be_read(name: str) -> None:
 
 def test_the_protocol_of_burda_et_al() -> None:
     protocol = load_protocol("iwae-mnist")
+    assert isinstance(protocol, Protocol)
     published = [(row.published.nll, row.published.active_units) for row in protocol.rows]
     assert published[:11:5] == [(86.76, [19]), (84.78, [25]), (84.78, [17, 5])]
     assert len(protocol.chosen(None)) == 12 and [row.name for row in protocol.chosen(["13"])] == [
@@ -297,6 +298,7 @@ def test_rows_that_make_no_sense_are_refused(rows: list[dict[str, Any]]) -> None
 
 def test_the_state_of_a_run_whose_last_line_is_cut(tmp_path: Path) -> None:
     protocol = load_protocol("iwae-mnist")
+    assert isinstance(protocol, Protocol)
     job = Job(protocol, protocol.rows[0], 0, Budget(), tmp_path, None, None, "cpu", "off")
     assert job.steps_done == 0 and job.result() is None
     (tmp_path / "metrics.jsonl").write_text('{"step": 3}\n{"step": 12}\n')

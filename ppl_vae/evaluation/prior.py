@@ -1,7 +1,10 @@
 """log p(x) by draws from the model alone, the same for all data: for models of few latent variables."""
 
+from typing import Any
+
+import pyro.distributions as dist
 import torch
-from pyro.distributions import Bernoulli, Independent
+from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
 from ppl_vae.checks import check_batch
@@ -48,17 +51,18 @@ def prior_sampling(pair: Pair, x: Tensor, *, num_particles: int = 20_000, seed: 
     with undisturbed(pair, seed):
         for first in range(0, num_particles, DRAWS):
             number = min(DRAWS, num_particles - first)
-            law = pair.generate(x[:1].expand(number, *x.shape[1:])).nodes[pair.data_site]["fn"]
+            nodes: dict[str, Any] = dict(pair.generate(x[:1].expand(number, *x.shape[1:])).nodes)
+            law = nodes[pair.data_site]["fn"]
             log_p = torch.cat([_table(law, part) for part in x.split(ROWS)]).double()
             new = torch.stack([torch.logsumexp(log_p, 1), torch.logsumexp(2 * log_p, 1)])
             sums = torch.logaddexp(sums, new)
     return ImportanceSampling.of(sums, num_particles)
 
 
-def _table(law: Independent, x: Tensor) -> Tensor:
+def _table(law: TorchDistribution, x: Tensor) -> Tensor:
     """log p(x_n | z_k), (N, K), for the law of K draws and x (N, *shape)."""
-    base = law.base_dist if isinstance(law, torch.distributions.Independent) else law
-    if type(base) is Bernoulli:
+    base: Any = law.base_dist if isinstance(law, torch.distributions.Independent) else law
+    if type(base) is dist.Bernoulli:
         # sum_d x_d l_d - log(1 + e^l_d): a product of matrices instead of a table (N, K, D)
         if not bool(base.support.check(x).all()):
             raise ValueError("x: got values besides 0 and 1 under a Bernoulli, expected none; binarise the data")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -17,7 +18,7 @@ from ppl_vae.pair import Pair
 from ppl_vae.pairs import networks
 from ppl_vae.pairs.networks import Activation, Likelihood
 
-__all__ = ["Autoencoder", "Coder"]
+__all__ = ["Autoencoder", "Coder", "is_sigmoid", "linear_of"]
 
 
 class Coder(Pair):
@@ -60,7 +61,7 @@ class Coder(Pair):
         """p(x | z) for x of shape (B, *data_shape); z has no law."""
         x = self.below(x)
         with pyro.plate("data", len(x), dim=-1):
-            size = self.encoder[-1][0].out_features
+            size = linear_of(self.encoder[-1]).out_features
             z = pyro.sample("z", Flat((size,)))
             pyro.sample("x", self.decode(z), obs=x)
 
@@ -137,7 +138,7 @@ class Autoencoder(Coder):
         decoder = nn.ModuleList()
         for i, (a, b) in enumerate(pairwise(sizes)):
             width = head.num_parameters * a if i == 0 else a
-            back = _Transposed(encoder[i][0]) if tied else nn.Linear(b, width)
+            back = _Transposed(linear_of(encoder[i])) if tied else nn.Linear(b, width)
             decoder.append(_layer(back, nn.Identity if i == 0 else activation))
         super().__init__(encoder, decoder, head, corruption, nn.Identity())
         self.data_shape, self.latent_dim = shape, latent_dim
@@ -146,7 +147,8 @@ class Autoencoder(Coder):
     def set_output_mean(self, mean: Tensor) -> None:
         """Start p(x | z) at the means of the training data, shape `data_shape`."""
         with torch.no_grad():
-            self.decoder[0][0].bias.copy_(self.head.bias_for_mean(mean).flatten())
+            last: Any = self.decoder[0]
+            last[0].bias.copy_(self.head.bias_for_mean(mean).flatten())
 
     def layers(self) -> list[Coder]:
         """Each layer with its decoder as a pair that takes x; those below are used as they are, and not trained.
@@ -158,8 +160,9 @@ class Autoencoder(Coder):
         for i in range(1, len(self.encoder)):
             below = Frozen(nn.Sequential(nn.Flatten(), *self.encoder[:i]))
             head, back = _head_of(self.encoder[i - 1]), self.decoder[i : i + 1]
-            if isinstance(self.encoder[i - 1][1], nn.Sigmoid):
-                back = nn.ModuleList([_layer(self.decoder[i][0], nn.Identity)])  # the head has the sigmoid
+            if is_sigmoid(self.encoder[i - 1]):
+                linear = next(self.decoder[i].children())
+                back = nn.ModuleList([_layer(linear, nn.Identity)])  # the head has the sigmoid
             result.append(Coder(self.encoder[i : i + 1], back, head, self.corruption, below))
         return result
 
@@ -176,13 +179,24 @@ class _Transposed(nn.Module):
         return F.linear(h, self._owner[0].weight.t(), self.bias)
 
 
-def _head_of(layer: nn.Sequential) -> Head:
-    """The likelihood of a layer's units."""
-    linear, activation = layer
+def linear_of(layer: nn.Module) -> nn.Linear:
+    """The linear map of an encoder's layer."""
+    linear = next(layer.children())
     assert isinstance(linear, nn.Linear)
-    if isinstance(activation, nn.Sigmoid):
-        return networks.likelihood_head("grey-bernoulli", (linear.out_features,))
-    return networks.likelihood_head("normal", (linear.out_features,), 1.0)
+    return linear
+
+
+def is_sigmoid(layer: nn.Module) -> bool:
+    """Whether its units are."""
+    return any(isinstance(part, nn.Sigmoid) for part in layer.children())
+
+
+def _head_of(layer: nn.Module) -> Head:
+    """The likelihood of a layer's units."""
+    units = (linear_of(layer).out_features,)
+    if is_sigmoid(layer):
+        return networks.likelihood_head("grey-bernoulli", units)
+    return networks.likelihood_head("normal", units, 1.0)
 
 
 def _layer(linear: nn.Module, activation: Activation) -> nn.Sequential:

@@ -131,7 +131,7 @@ class Alone(Way):
         some = partly_labelled(run.data.dataset, self.labels, choice=run.seed)
         torch.manual_seed(run.seed)
         pair = Classifier(some.shape, some.classes, (self.hidden,))
-        options = run.fit("labelled") | {"batch_size": min(run.batch_size, self.labels)}
+        options: dict[str, Any] = run.fit("labelled") | {"batch_size": min(run.batch_size, self.labels)}
         fit(pair, some.labelled_only(), steps=self.steps(run), valid=run.valid, **options)
         return pair
 
