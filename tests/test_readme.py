@@ -172,6 +172,14 @@ def test_the_helmholtz_machines_are_the_committed_result() -> None:
     assert f"\n| {' | '.join(found)} |\n" in README and f"\n| {' | '.join(cells)} |\n" in README
 
 
+def test_the_comparison_with_wake_sleep_is_the_committed_result() -> None:
+    path = RESULTS / "aevb-vs-wake-sleep-rehearsal" / "results.json"
+    ours = {row["row"]: row["ours"] or row["state"] for row in json.loads(path.read_text())["rows"]}
+    for number in ("1,000", "50,000"):
+        cells = [ours[f"{way}, {number} data"] for way in ("AEVB", "wake-sleep", "Monte Carlo EM")]
+        assert f"\n| {number} training images | {' | '.join(cells)} |\n" in README
+
+
 def test_the_story_runs() -> None:
     (code,) = [c for c in re.findall(r"```python\n(.*?)```", README, re.S) if "HelmholtzMachine" in c]
     names: dict[str, Any] = {}

@@ -43,6 +43,7 @@ train_curve: true
 rows:
   - {name: "AEVB", pair: "VAE(latent_dim=2, hidden=(8,))", objective: "elbo:1", num_train: 200, versus: ["MCEM"]}
   - {name: "MCEM", pair: "VAE(latent_dim=2, hidden=(8,))", method: mcem, num_train: 300}
+  - {name: "MCEM, more", absent: not applicable on-line}
 """
 
 
@@ -80,9 +81,11 @@ def test_the_protocol_of_kingma_et_al() -> None:
 def test_the_protocol_of_kingma_and_welling_has_chains_for_1000_data_alone() -> None:
     protocol = load_protocol("aevb-vs-wake-sleep")
     assert isinstance(protocol, Protocol) and protocol.estimator == "prior"
-    assert [(row.method, row.num_train) for row in protocol.rows] == [
+    assert [(row.method, row.num_train) for row in protocol.rows if row.has_run] == [
         *[("svi", 1000), ("svi", 1000), ("mcem", 1000), ("svi", 50_000), ("svi", 50_000)]
     ]
+    (absent,) = [row for row in protocol.rows if not row.has_run]
+    assert (absent.name, absent.absent) == ("Monte Carlo EM, 50,000 data", "not applicable on-line")
 
 
 def test_a_table_of_errors(tables: None, capsys: Capture) -> None:
@@ -152,7 +155,7 @@ def test_a_row_of_several_stages_goes_on_where_it_was_stopped(tables: None, monk
 def test_rows_without_a_guide_are_measured_by_the_model_alone(tables: None) -> None:
     assert run("chains.yaml", "--out", "out", "--num-test", "50") == 0
     found = json.loads(Path("out/results.json").read_text())
-    assert [row["state"] for row in found["rows"]] == ["finished", "finished"]
+    assert [row["state"] for row in found["rows"]] == ["finished", "finished", "not applicable on-line"]
     assert [run["data"]["num_train"] for run in found["runs"]] == [200, 300]
     for row in found["runs"]:
         assert 10 < row["evaluation"]["nll"] < 64 * 0.7 and row["evaluation"]["num_particles"] == 200

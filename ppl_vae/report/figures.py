@@ -199,7 +199,7 @@ def learning_curves(
         axes.set_xscale("log")
     axes.set_xlabel(xlabel, fontsize=_TEXT)
     axes.set_ylabel(ylabel, fontsize=_TEXT)
-    axes.set_title(title or "", fontsize=_TEXT + 1, loc="left")
+    axes.set_title(textwrap.fill(title or "", 60), fontsize=_TEXT + 1, loc="left")  # beside the legend, not below it
     axes.tick_params(labelsize=_TEXT - 1)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)

@@ -49,6 +49,7 @@ class ErrorRow:
     on_request: bool = False
     published: Errors = field(default_factory=Errors)
     same_as = start = None
+    has_run = True
 
     def parsed(self) -> Way:
         """The way.

@@ -15,6 +15,10 @@ __all__ = ["write_page"]
 
 Jobs = Mapping[tuple[str, int], Job]
 Part = Literal["test", "train"]
+COLUMNS = (
+    *("row", "published", "independent", "ours", "active units", "KL"),
+    *("seeds", "steps", "hours", "device", "state"),
+)
 _HOW = {"guide": "importance sampling", "prior": "draws from the model alone"}
 
 
@@ -115,23 +119,26 @@ def _about(protocol: Protocol, jobs: Jobs, runs: Sequence[Mapping[str, Any]]) ->
 
 
 def _line(row: Row, jobs: Jobs, results: Mapping[tuple[str, int], Any]) -> dict[str, Any]:
+    if row.absent is not None:
+        return {**dict.fromkeys(COLUMNS, ""), "row": row.name, "seeds": 0, "state": row.absent}
     source = row.same_as or row.name
     mine = {seed: job for (name, seed), job in jobs.items() if name == source}
     found = [results[source, seed] for seed in mine if (source, seed) in results]
     steps, seconds = next(iter(mine.values())).steps, [r["history"]["seconds"] for r in found]
-    return {
-        "row": row.name,
-        "published": _published(row.published),
-        "independent": _published(row.independent),
-        "ours": _nll(found),
-        "active units": _units(found),
-        "KL": _kl(found),
-        "seeds": len(found),
-        "steps": steps,
-        "hours": f"{statistics.fmean(seconds) / 3600:.2f}" if seconds else "",
-        "device": found[0]["environment"]["gpu"] or found[0]["environment"]["cpu"] if found else "",
-        "state": _state(row, mine, len(found)),
-    }
+    cells = [
+        row.name,
+        _published(row.published),
+        _published(row.independent),
+        _nll(found),
+        _units(found),
+        _kl(found),
+        len(found),
+        steps,
+        f"{statistics.fmean(seconds) / 3600:.2f}" if seconds else "",
+        found[0]["environment"]["gpu"] or found[0]["environment"]["cpu"] if found else "",
+        _state(row, mine, len(found)),
+    ]
+    return dict(zip(COLUMNS, cells, strict=True))
 
 
 def _state(row: Row, mine: Mapping[int, Job], finished: int) -> str:

@@ -43,6 +43,7 @@ class Row:
         start: the row whose end, weights and optimiser, this one begins with.
         passes, schedule, num_train: other than the protocol's.
         warmup: passes over which the weight of the KL terms rises from 0 to 1.
+        absent: why there is no run of this row: "not applicable", say; it has no pair.
         on_request: left out unless it is named.
         versus: rows that this one is compared with, by the difference of their NLLs.
         published: by the authors.
@@ -59,10 +60,16 @@ class Row:
     schedule: str | None = None
     num_train: int | None = None
     warmup: float | None = None
+    absent: str | None = None
     on_request: bool = False
     versus: list[str] = field(default_factory=list)
     published: Published = field(default_factory=Published)
     independent: Published = field(default_factory=Published)
+
+    @property
+    def has_run(self) -> bool:
+        """Whether it is trained itself."""
+        return self.same_as is None and self.absent is None
 
 
 @dataclass(frozen=True)
@@ -126,14 +133,14 @@ class Protocol:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected a finite number above 0; 1e-3, say")
         check_names(self.rows)
-        own = {row.name for row in self.rows if row.same_as is None}
+        own = {row.name for row in self.rows if row.has_run}
         begun = {row.name for row in self.rows if row.start is not None}
         for row in self.rows:
             if unknown := {*row.versus, *filter(None, [row.same_as])} - own:
                 raise ValueError(f"row {row.name!r}: got {sorted(unknown)}, expected names of rows with a run: {own}")
             if row.start is not None and row.start not in own - begun:
                 raise ValueError(f"row {row.name!r}: got start {row.start!r}, expected a row that starts afresh")
-            if row.same_as is None:
+            if row.has_run:
                 specs.pair_factory(str(row.pair))
                 if row.method == "svi":
                     specs.make_objective(str(row.objective))

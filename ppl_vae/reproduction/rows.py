@@ -29,6 +29,11 @@ class AnyRow(Protocol):
         """The row whose end this one begins with."""
         ...
 
+    @property
+    def has_run(self) -> bool:
+        """Whether it is trained itself."""
+        ...
+
 
 R = TypeVar("R", bound=AnyRow)
 

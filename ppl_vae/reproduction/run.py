@@ -80,8 +80,8 @@ def reproduce(
     if workers is None:
         workers = torch.get_num_threads() if place.type == "cpu" else 1
     require_positive("workers", workers)
-    chosen = [row for row in protocol.chosen(rows) if row.same_as is None]
-    trained = [row for row in protocol.rows if row.same_as is None]
+    chosen = [row for row in protocol.chosen(rows) if row.has_run]
+    trained = [row for row in protocol.rows if row.has_run]
     jobs = {(row.name, seed): _job(row, seed) for row in trained for seed in range(seeds)}
     wanted = [job for job in jobs.values() if job.row in chosen]
     for job in wanted:
