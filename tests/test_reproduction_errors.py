@@ -74,7 +74,7 @@ def test_the_protocol_of_kingma_et_al() -> None:
     protocol = load_protocol("m2")
     assert isinstance(protocol, ErrorProtocol)
     ways = {row.name: row.parsed() for row in protocol.rows}
-    assert ways["3,000 labels, M2"] == M2(3000, repeat=1) and ways["100 labels, classifier alone"] == Alone(100)
+    assert ways["3,000 labels, M2"] == M2(3000, repeat=6) and ways["100 labels, classifier alone"] == Alone(100)
     assert len(protocol.chosen(None)) == 8
 
 

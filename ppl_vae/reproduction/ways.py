@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppl_vae import finetune, pretrain
 from ppl_vae.data import Labelled, partly_labelled
@@ -145,7 +145,7 @@ class M2(Way):
         weight: of the classification loss.
         summed: whether unlabelled classes are summed out, or drawn (with the score function's gradient).
         repeat: how often a pass comes by each labelled datum.
-        latent_dim, hidden: of the pair.
+        latent_dim, hidden: of the pair, of rectifiers as the classifiers beside it.
         passes: over all data.
 
     References:
@@ -153,10 +153,10 @@ class M2(Way):
     """
 
     labels: int
-    weight: float = 50.0
+    weight: float = 100.0
     summed: bool = True
     repeat: int = 1
-    latent_dim: int = 50
+    latent_dim: int = 10
     hidden: int = 500
     passes: float = 20
 
@@ -168,8 +168,8 @@ class M2(Way):
         """After the last step: labels held out would be more than there are to learn from."""
         some = partly_labelled(run.data.dataset, self.labels, repeat=self.repeat, choice=run.seed)
         torch.manual_seed(run.seed)
-        sizes = {"latent_dim": self.latent_dim, "hidden": (self.hidden,), "classification": self.weight}
-        pair = SemiSupervisedVAE(some.shape, some.classes, **sizes)
+        sizes = {"latent_dim": self.latent_dim, "hidden": (self.hidden,), "activation": nn.ReLU}
+        pair = SemiSupervisedVAE(some.shape, some.classes, **sizes, classification=self.weight)
         pair.set_output_mean(some.pixel_means)
         fit(pair, some, TraceEnum_ELBO() if self.summed else Trace_ELBO(), steps=self.steps(run), **run.fit("all"))
         return pair
