@@ -1,11 +1,13 @@
 """A mean over the data and how far to trust it."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Estimate", "standard_error"]
+from ppl_vae.distributions import Flat
+
+__all__ = ["Estimate", "check_prior", "standard_error"]
 
 
 class Estimate(NamedTuple):
@@ -25,3 +27,16 @@ def standard_error(values: Tensor) -> float:
     if len(values) < 2:
         return math.nan
     return values.double().std().item() / math.sqrt(len(values))
+
+
+def check_prior(name: str, law: Any) -> None:
+    """Refuse a latent site whose law is none.
+
+    Raises:
+        ValueError: names the site.
+    """
+    if isinstance(law, Flat):
+        raise ValueError(
+            f"site {name!r}: got no prior, without which there is no log p(x), expected one; `evaluate` has the "
+            "log-likelihood of the reconstruction"
+        )

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ppl_vae import terms
 from ppl_vae.evaluation.chunks import require_positive
+from ppl_vae.evaluation.estimate import check_prior
 from ppl_vae.pair import Pair
 from ppl_vae.paths import frozen_guide
 from ppl_vae.quiet import undisturbed
@@ -291,6 +292,8 @@ def _check_sites(layout: Draw, start: Start) -> None:
     latent = {name: site for name, site in layout.model.items() if not site.observed}
     if not latent:
         raise ValueError(f"the model has no latent site: got {list(layout.model)}; its log p(x) is log_likelihood's")
+    for name, site in latent.items():
+        check_prior(name, site.fn)
     guide = {name: site for name, site in layout.guide.items() if not site.factor}
     for site in [*latent.values(), *(guide.values() if start == "guide" else [])]:
         if site.name not in latent:

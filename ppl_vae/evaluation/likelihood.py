@@ -7,10 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ppl_vae.distributions import Flat
 from ppl_vae.evaluation.annealing import annealed_importance_sampling
 from ppl_vae.evaluation.chunks import Settings, chunked
-from ppl_vae.evaluation.estimate import standard_error
+from ppl_vae.evaluation.estimate import check_prior, standard_error
 from ppl_vae.objectives import Objective
 from ppl_vae.pair import Pair
 from ppl_vae.terms import Terms
@@ -185,11 +184,7 @@ def bound(
 
 def _add_proper(log_sums: Tensor | None, terms: Terms) -> Tensor:
     for name in terms.latent if log_sums is None else ():
-        if isinstance(terms.draws[0].model[name].fn, Flat):
-            raise ValueError(
-                f"site {name!r}: got no prior, without which there is no log p(x), expected one; `evaluate` has the "
-                "log-likelihood of the reconstruction"
-            )
+        check_prior(name, terms.draws[0].model[name].fn)
     return add_weights(log_sums, terms)
 
 

@@ -270,6 +270,12 @@ def test_its_evaluation_says_that_it_is_no_log_likelihood(name: str) -> None:
     assert found.nll == pytest.approx(expected, rel=1e-12) and found.bound == pytest.approx(-expected, rel=1e-12)
 
 
+def test_no_log_likelihood_is_estimated() -> None:
+    for method in ("is", "ais"):
+        with pytest.raises(ValueError, match=r"site 'z': got"):
+            evaluation.log_likelihood(autoencoder(), grey(), method=method)
+
+
 def test_fit_has_a_learning_curve_of_data_held_out() -> None:
     pair, x = Autoencoder(SHAPE, 2, (5,), corruption=0.2), torch.rand(40, *SHAPE)
     options: dict[str, Any] = {"batch_size": 8, "device": "cpu", "progress": False, "learning_rate": 1e-2}
