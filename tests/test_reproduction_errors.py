@@ -174,7 +174,7 @@ def test_rows_without_a_guide_are_measured_by_the_model_alone(tables: None) -> N
         (["errors.yaml", "--passes", "3"], "passes: got it for a table of error rates"),
         (["errors.yaml", "--num_particles", "3"], "num_particles: got it for a table of error rates"),
         (["errors.yaml", "--stacked", "true"], "stacked: got it for a table of error rates"),
-        (["wrong.yaml"], "'Stick', expected"),
+        (["wrong.yaml"], "expected one of Alone, M2, Stack"),
         (["worse.yaml"], "its arguments are"),
         (["without.yaml"], "got no labels"),
     ],
