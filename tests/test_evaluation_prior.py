@@ -83,7 +83,7 @@ def test_the_product_of_matrices_is_the_table(make: Any, monkeypatch: pytest.Mon
     log_p = torch.cat([law.log_prob(x.unsqueeze(1)) for law in laws], 1).detach()
     torch.testing.assert_close(got.log_likelihood, log_p.logsumexp(1) - math.log(1_200), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(got.ess, log_p.softmax(1).square().sum(1).reciprocal(), rtol=1e-10, atol=1e-10)
-    monkeypatch.setattr(prior, "Bernoulli", type(None))
+    monkeypatch.setattr(prior, "BY_PRODUCT", type(None))
     slow = prior_sampling(pair, x, num_particles=1_200)
     torch.testing.assert_close(got.log_likelihood, slow.log_likelihood, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(got.ess, slow.ess, rtol=1e-10, atol=1e-10)

@@ -18,6 +18,9 @@ __all__ = ["prior_sampling"]
 DRAWS, ROWS = 1000, 1000
 """Draws and data at a time."""
 
+BY_PRODUCT = dist.Bernoulli
+"""The likelihood whose table is a product of matrices."""
+
 
 def prior_sampling(pair: Pair, x: Tensor, *, num_particles: int = 20_000, seed: int | None = 0) -> ImportanceSampling:
     """log p(x) ~ log mean_k p(x | z_k), z_k ~ p(z), the same K draws for all data.
@@ -62,7 +65,7 @@ def prior_sampling(pair: Pair, x: Tensor, *, num_particles: int = 20_000, seed: 
 def _table(law: TorchDistribution, x: Tensor) -> Tensor:
     """log p(x_n | z_k), (N, K), for the law of K draws and x (N, *shape)."""
     base: Any = law.base_dist if isinstance(law, torch.distributions.Independent) else law
-    if type(base) is dist.Bernoulli:
+    if type(base) is BY_PRODUCT:
         # sum_d x_d l_d - log(1 + e^l_d): a product of matrices instead of a table (N, K, D)
         if not bool(base.support.check(x).all()):
             raise ValueError("x: got values besides 0 and 1 under a Bernoulli, expected none; binarise the data")

@@ -31,6 +31,7 @@ class Classifier(Pair):
         ValueError: sizes below 1; features without num_features, or the reverse.
 
     Example:
+        >>> import torch
         >>> pair = Classifier((1, 8, 8), classes=10, hidden=(20,))
         >>> pair.classify(torch.zeros(5, 1, 8, 8)).probs.shape
         torch.Size([5, 10])
