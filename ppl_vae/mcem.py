@@ -30,14 +30,15 @@ class MarkovGuide(Pair):
     moves the points of these rows, at each `updates`-th visit; elsewhere it leaves them. Its ELBO is log p(x_n, z_n) at
     the points: what the M-step of Monte Carlo EM raises, and no bound on log p(x).
 
-    Step sizes are drawn anew for each transition, within a fifth of the datum's own: a motion that takes as long as the
-    period of a narrow posterior would come back to where it began (Neal 2011, section 3.2).
+    All data share one step size, which follows the mean acceptance of each batch: so it tells next to nothing of where
+    any one chain is, and leaves its law alone. Each motion draws its steps anew, within a fifth of it: one that takes as
+    long as the period of a narrow posterior would come back to where it began (Neal 2011, section 3.2).
 
     Args:
         pair: the model, with continuous latent sites in one plate; its guide is only asked for the sites' names.
         x: the data that the points are for, (N, *shape).
         leapfrogs: L, steps of a transition.
-        acceptance: that the step size of each datum is tuned to.
+        acceptance: that the step size is tuned to, in the mean over the data.
         updates: visits of a datum for each of its transitions.
 
     Raises:
@@ -46,6 +47,9 @@ class MarkovGuide(Pair):
 
     z: Tensor
     step_size: Tensor
+    """Of all data, a number."""
+    moves: Tensor
+    """How often some of the points were moved."""
     visits: Tensor
     accepted: Tensor
     """Sum of the acceptance probabilities of the transitions of each datum."""
@@ -67,7 +71,8 @@ class MarkovGuide(Pair):
         size = sum(shape.numel() for shape in self.shapes.values())
         # What the model has learnt nothing from yet tells nothing either: its posterior is the prior, near enough.
         self.register_buffer("z", torch.randn(len(x), size, dtype=x.dtype, device=x.device))
-        self.register_buffer("step_size", self.z.new_full((len(x),), FIRST_STEP))
+        self.register_buffer("step_size", self.z.new_tensor(FIRST_STEP))
+        self.register_buffer("moves", torch.zeros((), dtype=torch.int64, device=x.device))
         self.register_buffer("visits", torch.zeros(len(x), dtype=torch.int64, device=x.device))
         self.register_buffer("accepted", self.z.new_zeros(len(x)))
 
@@ -98,14 +103,14 @@ class MarkovGuide(Pair):
         # Blocked: the transitions' sites are none of the guide's.
         with quiet_run(self.pair, None), poutine.block():
             path = AnnealedPath(_At(self, self.z[rows]), (x,), "prior", chains=1, nesting=1)
-            step = self.step_size[rows] * (1 + JITTER * (2 * torch.rand_like(self.step_size[rows]) - 1))
-            z, _, accepted = transition(path, self.z[rows].unsqueeze(0), 1.0, step, self.leapfrogs)
+            steps = self.step_size * (1 + JITTER * (2 * torch.rand_like(self.z[rows, 0]) - 1))
+            z, _, accepted = transition(path, self.z[rows].unsqueeze(0), 1.0, steps, self.leapfrogs)
         self.z[rows] = z.squeeze(0)
         self.accepted[rows] += accepted[0]
-        # Neither clamped, or the mean acceptance would be lower, nor fast, for then a step tells where the chain is.
-        made = (self.visits[rows] - 1) // self.updates + 1
-        rate = (0.2 / made.to(step.dtype).sqrt()).clamp(min=0.02)
-        self.step_size[rows] *= (1 + rate) ** ((accepted[0] - self.acceptance) / (1 - self.acceptance))
+        self.moves += 1
+        # Slower and slower, but never still, for the model moves too.
+        rate = (0.2 / self.moves.to(steps.dtype).sqrt()).clamp(min=0.02)
+        self.step_size *= (1 + rate) ** ((accepted.mean() - self.acceptance) / (1 - self.acceptance))
 
     def _points(self, z: Tensor) -> None:
         sizes = [shape.numel() for shape in self.shapes.values()]

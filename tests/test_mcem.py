@@ -100,21 +100,22 @@ def whitened_moments(pair: LinearGaussian, x: Tensor, z: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("acceptance", [0.9, 0.65])
 def test_chains_come_to_the_posterior_at_the_acceptance_asked_for(acceptance: float) -> None:
-    """2,000 chains. Fails by chance with probability 1e-5; the acceptance is known to 0.002.
+    """2,000 chains, and the means of 20 states of theirs. Fails by chance with probability 2e-5.
 
-    Step sizes that go on adapting leave the variances some percent off: by less than 0.06 here, known to 0.01.
+    The acceptance is known to 0.002.
     """
     pair, x = oracle(2_000)
     chains, rows = MarkovGuide(pair, x, acceptance=acceptance, updates=1), torch.arange(2_000)
     assert scores(pair, x, chains.z).max() > 20
     for _ in range(80):
         chains.move(x, rows)
-    before, moments = chains.accepted.clone(), []
+    before, states = chains.accepted.clone(), []
     for _ in range(20):
         chains.move(x, rows)
-        moments.append(whitened_moments(pair, x, chains.z).mean(0))
+        states.append(whitened_moments(pair, x, chains.z))
     assert scores(pair, x, chains.z).max() < 4.76
-    assert torch.stack(moments).mean(0).abs().max() < 0.06
+    means = torch.stack(states).mean(0)  # of each chain, which are independent
+    assert (means.mean(0) / means.std(0) * 2_000**0.5).abs().max() < 4.76
     assert ((chains.accepted - before) / 20).mean().item() == pytest.approx(acceptance, abs=0.03)
     assert chains.acceptance_rate == pytest.approx(chains.accepted.mean().item() / 100)
 
@@ -182,12 +183,12 @@ def test_a_transition_at_every_so_many_visits(updates: int) -> None:
     made = torch.zeros(4, dtype=torch.int64)
     for visit in range(7):
         rows = torch.arange(4) if visit % 2 == 0 else torch.tensor([3, 1])  # the others have fewer visits
-        before, visits = (chains.accepted.clone(), chains.step_size.clone()), chains.visits.clone()
+        before, visits, step = chains.accepted.clone(), chains.visits.clone(), chains.step_size.clone()
         chains.move(x[rows], rows)
         moved = torch.zeros(4, dtype=torch.bool)
         moved[rows] = visits[rows] % updates == 0
-        assert torch.equal(chains.accepted > before[0], moved)
-        assert torch.equal(chains.step_size != before[1], moved)
+        assert torch.equal(chains.accepted > before, moved)
+        assert (chains.step_size != step).item() == moved.any().item()
         made += moved
     assert chains.visits.tolist() == [4, 7, 4, 7]
     assert chains.acceptance_rate == pytest.approx((chains.accepted.sum() / made.sum()).item())
@@ -232,7 +233,7 @@ def test_a_motion_that_diverges_is_refused_and_shortens_the_steps() -> None:
     chains.step_size.fill_(1e200)
     before = chains.z.clone()
     chains.move(x, torch.arange(5))
-    assert torch.equal(chains.z, before) and not chains.accepted.any() and bool((chains.step_size < 1e200).all())
+    assert torch.equal(chains.z, before) and not chains.accepted.any() and chains.step_size < 1e200
 
 
 class Crash(Exception):
