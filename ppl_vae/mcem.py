@@ -31,8 +31,8 @@ class MarkovGuide(Pair):
     the points: what the M-step of Monte Carlo EM raises, and no bound on log p(x).
 
     All data share one step size, which follows the mean acceptance of each batch: so it tells next to nothing of where
-    any one chain is, and leaves its law alone. Each motion draws its steps anew, within a fifth of it: one that takes as
-    long as the period of a narrow posterior would come back to where it began (Neal 2011, section 3.2).
+    any one chain is, and leaves its law alone. Each motion draws its steps anew, within a fifth of that size: one that
+    takes as long as the period of a narrow posterior would come back to where it began (Neal 2011, section 3.2).
 
     Args:
         pair: the model, with continuous latent sites in one plate; its guide is only asked for the sites' names.
