@@ -25,8 +25,9 @@ num_train: 400
 num_valid: 100
 batch_size: 20
 rows:
-  - {name: "deep", way: "Stack(layers=2, hidden=8, greedy='unsupervised', pretraining=4, passes=20, rates=(0.5,))",
-     published: {train: 0, valid: 1.4, test: 1.5}}
+  - name: deep
+    way: "Stack(2, 8, greedy='unsupervised', pretraining=4, passes=20, rates=(0.5,), reconstruction_rate=0.5)"
+    published: {train: 0, valid: 1.4, test: 1.5}
   - {name: "alone", way: "Alone(labels=20, hidden=8, passes=20)"}
   - {name: "M2", way: "M2(labels=20, hidden=8, latent_dim=2, passes=10)", on_request: true}
 """

@@ -1,7 +1,7 @@
 """Ways to train a classifier: what the rows of a table of error rates do."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -71,6 +71,7 @@ class Stack(Way):
         pretraining: passes for each layer.
         passes: of the whole net.
         rates: step sizes, on the mean loss of a batch; the one with the lowest error on the data held out counts.
+        reconstruction_rate: that of the autoencoders, whose losses, sums over the pixels, are far larger.
 
     References:
         Greedy layer-wise training of deep networks, Bengio, Lamblin, Popovici & Larochelle 2007, section 5.
@@ -83,6 +84,7 @@ class Stack(Way):
     pretraining: float = 20
     passes: float = 50
     rates: tuple[float, ...] = (0.1, 0.5)
+    reconstruction_rate: float = 0.1
 
     def steps(self, run: Run) -> int:
         """Of all layers and all step sizes."""
@@ -95,16 +97,19 @@ class Stack(Way):
         return min(tried, key=lambda pair: classification_error(pair, *run.valid).value)
 
     def _trained(self, run: Run, rate: float) -> Classifier:
-        # losses are sums over the batch
-        descent = partial(torch.optim.SGD, lr=rate / run.batch_size)
+        def descent(rate: float) -> Callable[[Iterable[Tensor]], torch.optim.Optimizer]:
+            return partial(torch.optim.SGD, lr=rate / run.batch_size)  # losses are sums over the batch
+
         torch.manual_seed(run.seed)
         below, top = (self.hidden,) * (self.layers - 1), self.top or self.hidden
         pair = Autoencoder(run.data.shape, top, below, linear_code=False)
         if self.greedy != "no":
-            options = {"supervised": self.greedy == "supervised", "optimiser": descent}
+            supervised = self.greedy == "supervised"
+            first = descent(rate if supervised else self.reconstruction_rate)
+            options = {"supervised": supervised, "optimiser": first}
             options |= run.fit(f"step-size-{rate:g}-layers")
             pretrain.greedy(pair, run.data, steps=run.steps(self.pretraining), **options)
-        options = {"optimiser": descent, "valid": run.valid, **run.fit(f"step-size-{rate:g}")}
+        options = {"optimiser": descent(rate), "valid": run.valid, **run.fit(f"step-size-{rate:g}")}
         return finetune.classifier(pair, run.data, steps=run.steps(self.passes), **options)[0]
 
 
