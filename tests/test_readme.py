@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,15 @@ def test_the_comparison_with_wake_sleep_is_the_committed_result() -> None:
     for number in ("1,000", "50,000"):
         cells = [ours[f"{way}, {number} data"] for way in ("AEVB", "wake-sleep", "Monte Carlo EM")]
         assert f"\n| {number} training images | {' | '.join(cells)} |\n" in README
+
+
+def test_the_beginnings_of_deep_nets_are_the_committed_result() -> None:
+    for name, net in json.loads((RESULTS / "pretraining" / "mnist.json").read_text())["found"].items():
+        cells = []
+        for part in ("train", "valid", "test"):
+            percent = [100 * run[part] for run in net["errors"]]
+            cells.append(f"{statistics.mean(percent):.2f} ({statistics.stdev(percent) / len(percent) ** 0.5:.2f})")
+        assert f"\n| {name} | {' | '.join(cells)} |\n" in README
 
 
 def test_the_story_runs() -> None:
