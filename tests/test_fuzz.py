@@ -37,6 +37,8 @@ TINY_PAIR = "VAE(latent_dim=2, hidden=(3,))"
 PIXELS = "PixelCNN(hidden=2, layers=1, features=2)"
 PAINTER = "AlignDRAW(latent_dim=2, hidden=3, steps=2, words=2, align=2, read=2, write=2)"
 SCENES = "scenes(digits, size=16, num_train=100, num_test=5)"
+OF_CLASSES = ("labelled(digits)", "ConditionalVAE(latent_dim=2, hidden=(3,))")
+OF_SENTENCES = ("text(grammar)", "TextVAE(latent_dim=2, hidden=4, embedding=3)")
 CAPTION = "the digit three is at the top left of the image ."
 GREY_PAIR = "VAE(latent_dim=2, hidden=(3,), likelihood='normal')"
 OWN = """
@@ -142,6 +144,12 @@ VALUES: dict[str, Values] = {
     "size": NUMBER,
     "draws": NUMBER,
     "given": Values(("0", "1", "7"), ("8", "-1"), (*NO_COUNT, HUGE), ("null", "true", "1.0", "０")),
+    "label": Values(("0", "9"), ("10", "-1"), (*NO_COUNT, HUGE), ("null", "true", "1.0", "０")),
+    "latents": Values(("z", " z "), ("nope", ""), ("x", "z;z", "[z]", "²", LONG), ("null", "z,z", "z,")),
+    "beam": Values(("1", "3"), ("0", "-1"), NO_COUNT, ("null", "true", "1.0")),
+    "temperature": Values(("1", "0.5"), ("0", ".nan", ".inf"), (*NO_RATE, "-1", "null"), ("1e-300", "1e300", "true")),
+    "top_k": Values(("1", "5"), ("0", "-1"), NO_COUNT, ("null", "true", "1.0", HUGE)),
+    "top_p": Values(("1", "0.5"), ("0", "1.1", ".nan"), (*NO_RATE, "-1", ".inf"), ("null", "1e-300", "true")),
     "seed": SEED,
     "data_seed": SEED,
     "device": Values(
@@ -201,7 +209,7 @@ BASE: dict[str, dict[str, str]] = {
     "train": {**TINY, "pair": TINY_PAIR}, "evaluate": {n: value for n, value in TINY.items() if n != "steps"},
     "sample": {"num": "2"}, "reconstruct": {"num": "2"}, "manifold": {"size": "2"}, "list": {},
     "complete": {"num": "2", "draws": "1"},
-    "paint": {"num": "2"},
+    "paint": {"num": "2"}, "text": {"num": "2", "steps": "1"},
     "reproduce": {n: value for n, value in TINY.items() if n != "steps"} | {"passes": "0.01", "workers": "1"},
 }  # fmt: skip
 COMMON = (
@@ -216,7 +224,9 @@ OPTIONS = {
     "compare": [*BASE["compare"], *COMMON],
     "train": [*BASE["train"], *COMMON, *TRAINED, "objective", "seed"],
     "evaluate": [*BASE["evaluate"], "objective", "data_root", "seed", "config"],
-    **{command: ["num", "seed", "out", "data_root", "config"] for command in ("sample", "reconstruct")},
+    "sample": ["num", "label", "seed", "out", "data_root", "config"],
+    "reconstruct": ["num", "latents", "seed", "out", "data_root", "config"],
+    "text": ["num", "steps", "beam", "temperature", "top_k", "top_p", "out", "data_root", "config"],
     "complete": ["given", "num", "draws", "seed", "out", "data_root", "config"],
     "manifold": ["size", "out", "data_root", "config"],
     "paint": ["num", "film", "seed", "out", "data_root", "config"],
@@ -236,7 +246,7 @@ OPTIONS = {
 }
 GOT = {"no value": "got no value", "nested": "deeper"}
 ALONE = ("patience", "resume", "config")  # need another option, or take the place of all
-READS_A_RUN = ("evaluate", "sample", "reconstruct", "complete", "manifold", "paint")
+READS_A_RUN = ("evaluate", "sample", "reconstruct", "complete", "manifold", "paint", "text")
 BADS = {"misspelt": "--{}x=1", "no value": "--{}", "extra": "extra", "nested": "--{}.deeper=1", "foreign": "--alpha=1"}
 
 
@@ -245,14 +255,14 @@ def values_of(command: str, option: str) -> Values:
         return PNG_OUT
     if command == "reproduce" and option == "num_particles":
         return COUNT._replace(bad=NO_COUNT)  # null is the table's number
-    # Of more test data than there are, all are reconstructed.
-    return COUNT if option == "num" and command in ("reconstruct", "complete") else VALUES[option]
+    # Of more test data than there are, all are reconstructed; a path between sentences needs none.
+    return COUNT if option == "num" and command in ("reconstruct", "complete", "text") else VALUES[option]
 
 
 def words_of(command: str, options: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """A valid tiny command, with further options."""
-    what = ("run",) if command in READS_A_RUN else ("table.yaml",) if command == "reproduce" else ()
-    what += (CAPTION,) if command == "paint" else ()
+    beside = {"reproduce": ("table.yaml",), "paint": ("run", CAPTION), "text": ("path", "run", "the dog", "a cat")}
+    what = beside.get(command, ("run",) if command in READS_A_RUN else ())
     return (command, *what, *(f"--{name}={value}" for name, value in {**BASE[command], **(options or {})}.items()))
 
 
@@ -308,7 +318,8 @@ def strange_words(draw: st.DrawFn, names: list[str]) -> tuple[str, tuple[tuple[s
     if kind in BADS:
         word = BADS[kind].format(name)
         return word, (
-            (name if kind in ("nested", "no value") else word.removesuffix("=1"),),
+            # A word too many is a sentence, to `text`, which counts them.
+            (name if kind in ("nested", "no value") else word.removesuffix("=1"), "sentences"),
             (GOT.get(kind, "got") if names else "got",),
         )
     text = draw(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8))
@@ -328,7 +339,9 @@ def run_folder(data: str = "digits", pair: str = TINY_PAIR) -> dict[str, bytes]:
 
 
 def files_for(command: str) -> dict[str, bytes]:
-    trained = {"paint": (SCENES, PAINTER), "complete": ("digits", PIXELS)}
+    trained = {
+        "paint": (SCENES, PAINTER), "complete": ("digits", PIXELS), "sample": OF_CLASSES, "text": OF_SENTENCES
+    }  # fmt: skip
     run = run_folder(*trained.get(command, ())) if command in READS_A_RUN else {}
     return {**PAIR_FILES, "table.yaml": TABLE, **run}
 
@@ -489,7 +502,7 @@ def data_files(draw: st.DrawFn) -> Case:
 
 
 def with_run(config: bytes, *mentions: tuple[str, ...]) -> Case:
-    return Case(words_of("sample"), {**files_for("sample"), "run/config.yaml": config}, True, mentions)
+    return Case(words_of("reconstruct"), {**files_for("reconstruct"), "run/config.yaml": config}, True, mentions)
 
 
 KEYS = ("pair", "objective", "data", "binarisation", "data_seed", "data_root")
@@ -606,6 +619,7 @@ test_evaluate = fuzzed(lines("evaluate"), 12)
 test_pictures_and_list = fuzzed(
     st.sampled_from(["sample", "reconstruct", "complete", "manifold", "paint", "list"]).flatmap(lines), 25
 )
+test_text = fuzzed(lines("text"), 12)
 test_config = fuzzed(configs(), 24)
 test_data_files = fuzzed(data_files(), 10)
 test_run_folders = fuzzed(run_folders(), 20)
