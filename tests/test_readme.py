@@ -190,6 +190,11 @@ def test_the_beginnings_of_deep_nets_are_the_committed_result() -> None:
         assert f"\n| {name} | {' | '.join(cells)} |\n" in README
 
 
+def test_the_semi_supervised_are_the_committed_result() -> None:
+    for name, accuracies in json.loads((RESULTS / "m2" / "mnist.json").read_text())["accuracy"].items():
+        assert f"\n| {name} | {statistics.mean(accuracies):.4f} |\n" in README
+
+
 def test_the_story_runs() -> None:
     (code,) = [c for c in re.findall(r"```python\n(.*?)```", README, re.S) if "HelmholtzMachine" in c]
     names: dict[str, Any] = {}
