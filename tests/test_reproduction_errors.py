@@ -182,7 +182,7 @@ def test_rows_without_a_guide_are_measured_by_the_model_alone(tables: None) -> N
 )
 def test_refusals(tables: None, capsys: Capture, words: list[str], reason: str) -> None:
     Path("wrong.yaml").write_text(ERRORS.replace("Stack(", "Stick("))
-    Path("worse.yaml").write_text(ERRORS.replace("layers=2", "storeys=2"))
+    Path("worse.yaml").write_text(ERRORS.replace("passes=20, rates", "storeys=20, rates"))
     Path("without.yaml").write_text(ERRORS.replace("data: digits", "data: none.npz"))
     np.savez("none.npz", train=np.zeros((400, 4), np.float32), test=np.zeros((10, 4), np.float32))
     assert run(*words, "--out", "out") != 0

@@ -10,7 +10,7 @@ from ppl_vae import data, evaluation, generation, report, runs, specs, training
 from ppl_vae.cli.common import about, batch_on, check_evaluation, print_evaluation
 from ppl_vae.data import Labelled, Text
 
-__all__ = ["check_num", "complete", "evaluate", "list_names", "manifold", "picture", "reconstruct", "sample"]
+__all__ = ["check_num", "complete", "evaluate", "list_names", "manifold", "picture", "place", "reconstruct", "sample"]
 
 
 def evaluate(
@@ -183,15 +183,20 @@ def manifold(run: str, size: int = 20, out: str | None = None, data_root: str | 
 
 
 def picture(out: str | None, run: str, name: str) -> Path:
-    """Where a picture goes.
+    """Where a picture goes; as `place`."""
+    return place(out, run, f"{name}.png", "PNG")
+
+
+def place(out: str | None, run: str, name: str, kind: str) -> Path:
+    """Where a file goes: what is asked for, or RUN/NAME.
 
     Raises:
         ValueError: a folder is there, or nothing can be written there.
     """
     if out is None:
-        return Path(run) / f"{name}.png"
+        return Path(run) / name
     if Path(out).is_dir():
-        raise ValueError(f"out: got {out!r}, a folder, expected the name of a PNG: --out {name}.png")
+        raise ValueError(f"out: got {out!r}, a folder, expected the name of a {kind}: --out {name}")
     runs.check_writable(out)
     return Path(out)
 

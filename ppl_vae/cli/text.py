@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae import evaluation, generation, language, report, runs
-from ppl_vae.cli.inspection import check_num
+from ppl_vae.cli.inspection import check_num, place
 from ppl_vae.data import Text, num_tokens
 from ppl_vae.pair import Pair
 
@@ -53,8 +53,7 @@ def text(
     """
     sentences = sentences or []
     check_num(num)
-    path = Path(run) / f"{action}.txt" if out is None else Path(out)
-    runs.check_writable(path)
+    path = place(out, run, f"{action}.txt", "text file")
     choose = language.sampled(temperature, top_k, top_p)
     loaded = runs.load_run(run, data_root)
     if not isinstance(loaded.data, Text):
