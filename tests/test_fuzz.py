@@ -319,7 +319,7 @@ def strange_words(draw: st.DrawFn, names: list[str]) -> tuple[str, tuple[tuple[s
         word = BADS[kind].format(name)
         return word, (
             # A word too many is a sentence, to `text`, which counts them.
-            (name if kind in ("nested", "no value") else word.removesuffix("=1"), "sentences"),
+            (name if kind in ("nested", "no value") else word.removesuffix("=1"), *["sentences"] * (kind == "extra")),
             (GOT.get(kind, "got") if names else "got",),
         )
     text = draw(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8))
