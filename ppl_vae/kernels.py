@@ -27,7 +27,9 @@ _library.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if 0 in weight.stride():  # expanded, as learned first states are: oneDNN would take a thousand times longer
+    if not (weight.is_contiguous() or weight.t().is_contiguous()):
+        # Part of a matrix, or expanded as learned first states are: without AVX-512 oneDNN has no kernel for these,
+        # and its reference implementation takes a thousand times longer.
         weight = weight.contiguous()
     return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
 

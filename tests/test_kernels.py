@@ -88,17 +88,42 @@ def test_other_dtypes_stay_as_they_are() -> None:
 
 
 @onednn
-def test_an_expanded_weight_is_copied_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """oneDNN multiplies by a weight of stride 0 a thousand times slower: the gradient of a learned first state."""
+@pytest.mark.parametrize("weight", ["dense", "transposed", "expanded", "part", "part, transposed"])
+def test_a_weight_is_dense_in_one_order_or_the_other(weight: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN multiplies by an expanded weight (the gradient of a learned first state) a thousand times slower.
+
+    Without AVX-512 also by a part of a matrix, such as the two inputs of a `JoinedMLP` have.
+    """
     from ppl_vae import kernels
 
-    strides: list[tuple[int, ...]] = []
+    seen: list[Tensor] = []
 
     def plain(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-        strides.append(weight.stride())
+        seen.append(weight)
         return F.linear(x, weight, bias)
 
     monkeypatch.setattr(torch.ops.mkldnn._linear_pointwise, "default", plain, raising=False)
-    x, state = torch.randn(3, 4), torch.randn(4)
-    torch.testing.assert_close(kernels._linear(x, state.expand(5, 4), None), (x @ state)[:, None].expand(3, 5))
-    assert strides == [(4, 1)]
+    matrix, state = torch.randn(5, 4), torch.randn(4)
+    given = {
+        "dense": matrix,
+        "transposed": matrix.t().contiguous().t(),
+        "expanded": state.expand(5, 4),
+        "part": torch.cat([matrix, matrix], 1)[:, :4],
+        "part, transposed": torch.cat([matrix.t(), matrix.t()], 1)[:, :5].t(),
+    }[weight]
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(kernels._linear(x, given, None), x @ given.t())
+    (used,) = seen
+    assert used.stride() in ((4, 1), (1, 5))
+    assert (used is given) == (weight in ("dense", "transposed")), "no copy that is not needed"
+
+
+@onednn
+@pytest.mark.parametrize("part", [slice(0, 300), slice(300, None)])
+def test_no_product_by_the_reference_implementation(part: slice, capfd: pytest.CaptureFixture[str]) -> None:
+    weight, x = torch.randn(200, 700)[:, part], torch.randn(50, 700)[:, part].contiguous()
+    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+        torch.ops.ppl_vae.linear(x, weight, None)
+        torch.ops.ppl_vae.linear(torch.randn(50, 200), weight.t(), None)
+    done = [line for line in capfd.readouterr().out.splitlines() if ",exec," in line]
+    assert len(done) == 2 and not [line for line in done if "ref" in line.split(",")[6]], done
