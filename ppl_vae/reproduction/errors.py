@@ -1,6 +1,5 @@
 """Tables of error rates: a protocol, its rows as runs that survive, and the page beside the print."""
 
-import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,7 +12,8 @@ from ppl_vae.data import Binarisation, Labelled, labelled, load
 from ppl_vae.evaluation import classification_error
 from ppl_vae.evaluation.chunks import require_positive
 from ppl_vae.quiet import undisturbed
-from ppl_vae.reproduction.budget import Budget, Progress
+from ppl_vae.reproduction.budget import Progress
+from ppl_vae.reproduction.row_job import RowJob
 from ppl_vae.reproduction.rows import check_names, chosen
 from ppl_vae.reproduction.ways import WAYS, Run, Way
 from ppl_vae.training import Record
@@ -112,33 +112,11 @@ class ErrorProtocol:
         return chosen(self.rows, names)
 
 
-@dataclass(frozen=True)
-class ErrorJob:
-    """Trains and measures one row from one seed; called again after an end of any kind, it goes on.
+class ErrorJob(RowJob[ErrorProtocol, ErrorRow]):
+    """Trains and measures a row of a table of error rates: each stage has a folder of checkpoints in the run's."""
 
-    Args:
-        protocol, row, seed, budget: what to run.
-        folder: for results.json, and the checkpoints of each stage.
-        start: None.
-        data_root: folder of the data sets.
-        device, compile: as for `fit`.
-    """
-
-    protocol: ErrorProtocol
-    row: ErrorRow
-    seed: int
-    budget: Budget
-    folder: Path
-    start: Path | None
-    data_root: str | None
-    device: str
-    compile: Any
-
-    def __call__(self, advance: Advance) -> None:
-        """Train and measure, unless that has been done."""
-        if self.result() is not None:
-            advance(self.steps)
-            return
+    def run(self, advance: Advance) -> None:
+        """Train, and count what is misread of each part of the data."""
         run = self._run(advance)
         pair = self.row.parsed().train(run)
         with undisturbed(pair, 0):
@@ -149,11 +127,6 @@ class ErrorJob:
         environment = report.environment(pair.reference().device)
         result = {"data": self._data().describe(), "errors": found, "environment": environment}
         report.write_json({**result, "steps": self.steps}, self.folder / "results.json")
-
-    def result(self) -> dict[str, Any] | None:
-        """What has been reached; None before the end."""
-        path = self.folder / "results.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def check(self) -> None:
         """Refuse what would be refused once the run has begun.

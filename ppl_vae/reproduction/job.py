@@ -19,8 +19,9 @@ from ppl_vae.mcem import fit_mcem
 from ppl_vae.objectives import LinearWarmup, Objective, Trace_ELBO
 from ppl_vae.pair import Pair
 from ppl_vae.quiet import undisturbed
-from ppl_vae.reproduction.budget import Budget, Progress
+from ppl_vae.reproduction.budget import Progress
 from ppl_vae.reproduction.protocol import Protocol, Row
+from ppl_vae.reproduction.row_job import RowJob
 from ppl_vae.run_folder import CHECKPOINTS, RunFolder
 from ppl_vae.stacked import fit_stacked
 from ppl_vae.training import History, Record, fit, resolve_device
@@ -35,33 +36,11 @@ KL_PARTICLES = 10
 """Of each test datum, for a mean over many of them."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """Trains and evaluates one row from one seed; called again after an end of any kind, it goes on.
+class Job(RowJob[Protocol, Row]):
+    """Trains and evaluates a row of a table of likelihoods, in a run folder."""
 
-    Args:
-        protocol, row, seed, budget: what to run.
-        folder: the run folder.
-        start: that of the run whose end this one begins with, or None.
-        data_root: folder of the data sets.
-        device, compile: as for `fit`.
-    """
-
-    protocol: Protocol
-    row: Row
-    seed: int
-    budget: Budget
-    folder: Path
-    start: Path | None
-    data_root: str | None
-    device: str
-    compile: Any
-
-    def __call__(self, advance: Advance) -> None:
-        """Train and evaluate, unless that has been done."""
-        if self.result() is not None:
-            advance(self.steps)
-            return
+    def run(self, advance: Advance) -> None:
+        """Train, follow the curves that the protocol asks for, and evaluate."""
         pair, objective, watch = self.pair(), self.objective(), Progress(advance)
         adam = self.adam(list(pair.to(resolve_device(self.device)).parameters()))
         if self.start is not None:
@@ -146,11 +125,6 @@ class Job:
         if self.protocol.estimator == "guide":
             return evaluation.bound(pair, objective, x, seed=0).mean().item()
         return evaluation.prior_sampling(pair, x, num_particles=CURVE_PARTICLES).mean
-
-    def result(self) -> dict[str, Any] | None:
-        """What has been reached: `evaluation`, `history`, `environment`; None before the end."""
-        path = self.folder / "results.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def check(self) -> None:
         """Refuse what would be refused once the run has begun.
