@@ -15,6 +15,7 @@ from ppl_vae.evaluation import classification_error
 from ppl_vae.objectives import Trace_ELBO, TraceEnum_ELBO
 from ppl_vae.pair import Pair
 from ppl_vae.pairs import Autoencoder, Classifier, SemiSupervisedVAE
+from ppl_vae.rates import Cosine
 from ppl_vae.training import fit
 
 __all__ = ["M2", "WAYS", "Alone", "Run", "Stack", "Way"]
@@ -125,7 +126,7 @@ class Alone(Way):
 
     labels: int
     hidden: int = 500
-    passes: float = 20
+    passes: float = 30
 
     def steps(self, run: Run) -> int:
         """Of the passes."""
@@ -151,6 +152,7 @@ class M2(Way):
         summed: whether unlabelled classes are summed out, or drawn (with the score function's gradient).
         repeat: how often a pass comes by each labelled datum.
         latent_dim, hidden: of the pair, of rectifiers as the classifiers beside it.
+        learning_rate: of Adam, at first; it falls to 0 by half a cosine.
         passes: over all data.
 
     References:
@@ -158,12 +160,13 @@ class M2(Way):
     """
 
     labels: int
-    weight: float = 100.0
+    weight: float = 50.0
     summed: bool = True
     repeat: int = 1
-    latent_dim: int = 10
+    latent_dim: int = 50
     hidden: int = 500
-    passes: float = 20
+    learning_rate: float = 5e-3
+    passes: float = 30
 
     def steps(self, run: Run) -> int:
         """Of the passes; labelled data that come again count as data."""
@@ -176,7 +179,10 @@ class M2(Way):
         sizes = {"latent_dim": self.latent_dim, "hidden": (self.hidden,), "activation": nn.ReLU}
         pair = SemiSupervisedVAE(some.shape, some.classes, **sizes, classification=self.weight)
         pair.set_output_mean(some.pixel_means)
-        fit(pair, some, TraceEnum_ELBO() if self.summed else Trace_ELBO(), steps=self.steps(run), **run.fit("all"))
+        objective = TraceEnum_ELBO() if self.summed else Trace_ELBO()
+        steps = self.steps(run)
+        options: dict[str, Any] = {"learning_rate": self.learning_rate, "schedule": Cosine(steps), **run.fit("all")}
+        fit(pair, some, objective, steps=steps, **options)
         return pair
 
 
