@@ -45,7 +45,7 @@ class PartlyLabelled(Labelled):
                 f"{self.name}: got {self.known} known data of {self.classes} classes; expected a multiple of "
                 f"{self.classes}, as many of each"
             )
-        if self.repeat < 1:
+        if not isinstance(self.repeat, int) or self.repeat < 1:
             raise DataError(f"{self.name}: got repeat={self.repeat}; expected a whole number of at least 1")
         if len(self.known_rows) < self.known:
             raise DataError(
