@@ -195,6 +195,14 @@ def test_the_semi_supervised_are_the_committed_result() -> None:
         assert f"\n| {name} | {statistics.mean(accuracies):.4f} |\n" in README
 
 
+def test_the_rows_of_100_labels_are_the_committed_result() -> None:
+    rows = json.loads((RESULTS / "m2-100-labels" / "results.json").read_text())["rows"]
+    for row in [row for row in rows if row["state"] == "finished"]:
+        name, published = row["row"].removeprefix("100 labels, "), row["published"].split(" / ")[-1]
+        assert f"\n| {name} | {published} | {row['ours'].split(' / ')[-1]} |\n" in README
+    assert sum(row["state"] == "finished" for row in rows) == 2
+
+
 def test_the_story_runs() -> None:
     (code,) = [c for c in re.findall(r"```python\n(.*?)```", README, re.S) if "HelmholtzMachine" in c]
     names: dict[str, Any] = {}
