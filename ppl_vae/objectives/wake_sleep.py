@@ -23,7 +23,8 @@ class ReweightedWakeSleep(Objective):
 
     Args:
         num_particles: K >= 2.
-        insomnia: the share of wake-phi in the guide's loss; the rest is sleep-phi. 1 is wake only.
+        insomnia: the share of wake-phi in the guide's loss; the rest is sleep-phi. 1 is wake only; with 0.5 both count
+            alike, as in the experiments of Bornschein & Bengio.
         max_plate_nesting, vectorize_particles: as for `Objective`.
 
     Raises:
