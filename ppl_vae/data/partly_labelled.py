@@ -16,6 +16,8 @@ __all__ = ["UNLABELLED", "PartlyLabelled", "partly_labelled"]
 UNLABELLED = -1
 """The class of data whose class is not given."""
 
+MOST_KNOWN = 100  # Beyond it hardly a batch has other data than known ones, and the rows of a pass fill the memory.
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class PartlyLabelled(Labelled):
@@ -31,7 +33,7 @@ class PartlyLabelled(Labelled):
 
     Raises:
         DataError: as of `Labelled`; a number of known data that is no multiple of the classes, or above what there are
-            of one; a repeat below 1.
+            of one; a repeat below 1, or with which known data come by 100 times as often as there are data.
     """
 
     known: int
@@ -47,6 +49,11 @@ class PartlyLabelled(Labelled):
             )
         if not isinstance(self.repeat, int) or self.repeat < 1:
             raise DataError(f"{self.name}: got repeat={self.repeat}; expected a whole number of at least 1")
+        if self.known * self.repeat > MOST_KNOWN * len(self.train):
+            raise DataError(
+                f"{self.name}: got {self.known} known data, {self.repeat} times a pass; expected no more than "
+                f"{MOST_KNOWN} of them for each of the {len(self.train)} data; repeat less, or take labelled_only()"
+            )
         if len(self.known_rows) < self.known:
             raise DataError(
                 f"{self.name}: got {self.known} known data, {self.known // self.classes} of each class; expected no "
@@ -72,7 +79,11 @@ class PartlyLabelled(Labelled):
         """Training data and what is known of their classes, in batches without end, on the device of the data."""
         again = self.known_rows.repeat(self.repeat - 1)
         rows = torch.cat([torch.arange(len(self.train), device=self.train.device), again])
-        return Minibatches((self.train[rows], self.train_labels[rows]), batch_size, seed, self.dataset.draw, part)
+
+        def drawn(some: Tensor) -> Tensor:
+            return self.dataset.draw(self.train.index_select(0, some))
+
+        return Minibatches((rows, self.train_labels[rows]), batch_size, seed, drawn, part)
 
     def labelled_only(self) -> Labelled:
         """The data whose class is known, alone: what a classifier learns from by itself."""
@@ -105,7 +116,7 @@ def partly_labelled(
 
     Raises:
         DataError: what `labelled` raises; a number of known data that is no multiple of the classes, or above what
-            there are of one.
+            there are of one; a repeat below 1, or one that is far too large.
 
     Example:
         >>> from ppl_vae.data import load

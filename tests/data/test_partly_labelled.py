@@ -66,6 +66,12 @@ def test_a_pass_gives_each_datum_once_and_known_ones_more_often(repeat: int) -> 
         assert seen == {row: repeat if row in known else 1 for row in range(60)}
 
 
+def test_the_most_repeats_cost_no_copies_of_the_data() -> None:
+    batches = partly_labelled(dataset(), 20, repeat=300).minibatches(10)
+    assert batches.num_data == 60 + 20 * 299
+    assert sum(x.untyped_storage().nbytes() for x in batches.tensors) == 2 * 8 * batches.num_data  # a row and a class
+
+
 def test_parts_of_batches_are_the_whole() -> None:
     data = partly_labelled(dataset(), 20, repeat=2)
     whole, *parts = (data.minibatches(10, seed=1, part=part).next() for part in ((0, 1), (0, 2), (1, 2)))
@@ -171,6 +177,7 @@ def test_a_classifier_learns_from_what_is_known() -> None:
         (lambda: partly_labelled(dataset(), 65), "got 65 known data, 13 of each class; expected no more than there"),
         (lambda: partly_labelled(dataset(), 12, classes=6), "got 12 known data, 2 of each class; .* choose fewer"),
         (lambda: partly_labelled(dataset(), 20, repeat=0), "got repeat=0; expected a whole number of at least 1"),
+        (lambda: partly_labelled(dataset(), 20, repeat=301), "got 20 known data, 301 times a pass; .* than 100 of"),
         (lambda: partly_labelled(dataset(), 20, classes=4), "got classes 0 to 4 in train_labels; expected 0 to 3"),
         (lambda: partly_labelled(dataset(train_labels=None), 20), "plain: got no labels"),
         (lambda: partly_labelled(from_tensor(torch.rand(5, 4)), 5), "got no labels"),
