@@ -73,7 +73,7 @@ def test_the_protocol_of_bengio_et_al() -> None:
 
 def test_the_protocol_of_kingma_et_al() -> None:
     protocol = load_protocol("m2")
-    assert isinstance(protocol, ErrorProtocol)
+    assert isinstance(protocol, ErrorProtocol) and protocol.binarisation == "none"
     ways = {row.name: row.parsed() for row in protocol.rows}
     assert ways["3,000 labels, M2"] == M2(3000, repeat=6) and ways["100 labels, classifier alone"] == Alone(100)
     assert len(protocol.chosen(None)) == 8
@@ -123,9 +123,13 @@ def test_the_errors_are_those_of_the_pair(tables: None, monkeypatch: pytest.Monk
         assert errors[part]["percent"] == 100 * evaluation.classification_error(pair, x, y).value
 
 
-def test_m2_on_request(tables: None) -> None:
-    assert run("errors.yaml", "--out", "out", "--rows", "M2", "--fraction", "0.2") == 0
-    row = json.loads(Path("out/results.json").read_text())["rows"][2]
+@pytest.mark.parametrize("binarisation", ["dynamic", "none"])
+def test_m2_on_request(tables: None, binarisation: str) -> None:
+    Path("m2.yaml").write_text(f"{ERRORS}binarisation: {binarisation}\n")
+    assert run("m2.yaml", "--out", "out", "--rows", "M2", "--fraction", "0.2") == 0
+    found = json.loads(Path("out/results.json").read_text())
+    row, (trained,) = found["rows"][2], found["runs"]
+    assert trained["data"]["binarisation"] == binarisation
     assert row["state"] == "finished" and row["steps"] == 10 * 3  # 300 data: a fifth of 15 steps a pass
     assert "A rehearsal: 0.2 of the passes" in Path("out/table.md").read_text()
 
