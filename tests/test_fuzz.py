@@ -99,7 +99,7 @@ def _little_memory() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-# --- Lines --------------------------------------------------------------------------------------------------------------
+# --- Lines ------------------------------------------------------------------------------------------------------------
 
 
 def words_of(command: str, options: Mapping[str, str] | None = None) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.types import _size
 
+from ppl_vae.distributions.context import batch_of, rows_of
+
 __all__ = ["Autoregressive", "Conditionals"]
 
 
@@ -78,13 +80,8 @@ class Autoregressive(TorchDistribution):
         batch_shape: _size = (),
         validate_args: bool | None = None,
     ) -> None:
-        if context is not None and len(batch_shape):
-            raise ValueError(
-                f"batch_shape: got {tuple(batch_shape)} beside a context, expected one of them; it has one"
-            )
         self.network, self.context = network, context
-        batch = torch.Size(batch_shape) if context is None else context.shape[:-1]
-        super().__init__(batch, network.shape, validate_args=validate_args)
+        super().__init__(batch_of(context, batch_shape), network.shape, validate_args=validate_args)
 
     @constraints.dependent_property
     def support(self) -> constraints.Constraint | None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -124,10 +121,8 @@ class Autoregressive(TorchDistribution):
 
     @torch.no_grad()
     def _drawn(self, lead: torch.Size, **options: Any) -> Tensor:
-        context = self.context
-        if context is not None:
-            context = context.expand(*lead, -1).reshape(-1, context.shape[-1])
-        return self.network.draw(lead.numel(), context, **options).view(*lead, *self.event_shape)
+        drawn = self.network.draw(lead.numel(), rows_of(self.context, lead), **options)
+        return drawn.view(*lead, *self.event_shape)
 
     def expand(self, batch_shape: _size, _instance: None = None) -> "Autoregressive":
         """The same with a larger batch shape (a view)."""

@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.types import _size
 
+from ppl_vae.distributions.context import batch_of, rows_of
+
 __all__ = ["Sentence", "WordLaws"]
 
 PADDING, END = 0, 1
@@ -88,13 +90,8 @@ class Sentence(TorchDistribution):
         batch_shape: _size = (),
         validate_args: bool | None = None,
     ) -> None:
-        if context is not None and len(batch_shape):
-            raise ValueError(
-                f"batch_shape: got {tuple(batch_shape)} beside a context, expected one of them; it has one"
-            )
         self.laws, self.context = laws, context
-        batch = torch.Size(batch_shape) if context is None else context.shape[:-1]
-        super().__init__(batch, torch.Size([length]), validate_args=validate_args)
+        super().__init__(batch_of(context, batch_shape), torch.Size([length]), validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=1)
     def support(self) -> constraints.Constraint:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -111,11 +108,8 @@ class Sentence(TorchDistribution):
     @torch.no_grad()
     def sample(self, sample_shape: _size = ()) -> Tensor:
         """Draws, (*sample_shape, *batch_shape, L)."""
-        lead, context = torch.Size(sample_shape) + self.batch_shape, self.context
-        if context is not None:
-            context = context.expand(*lead, -1).reshape(-1, context.shape[-1])
-        length = self.event_shape[0]
-        return self.laws.draw(lead.numel(), context, length=length).view(*lead, length)
+        lead, length = torch.Size(sample_shape) + self.batch_shape, self.event_shape[0]
+        return self.laws.draw(lead.numel(), rows_of(self.context, lead), length=length).view(*lead, length)
 
     def expand(self, batch_shape: _size, _instance: None = None) -> "Sentence":
         """The same with a larger batch shape (a view)."""

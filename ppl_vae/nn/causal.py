@@ -9,6 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ppl_vae.distributions.context import batch_of, rows_of
 from ppl_vae.nn.causal_conv import Place, stepwise
 from ppl_vae.nn.heads import Head
 from ppl_vae.nn.shapes import as_size
@@ -42,11 +43,9 @@ class CausalTrunk(Trunk):
         """
         lead = self._leading(x)
         self._check(context)
-        if context is not None:
-            lead = torch.broadcast_shapes(lead, context.shape[:-1])
-            context = context.expand(*lead, -1).reshape(-1, context.shape[-1])
+        lead = torch.broadcast_shapes(lead, batch_of(context))
         flat = x.expand(*lead, *self.in_shape).reshape(-1, *self.in_shape)
-        return self.raw(flat, context).view(*lead, *self.out_shape)
+        return self.raw(flat, rows_of(context, lead)).view(*lead, *self.out_shape)
 
     @abstractmethod
     def raw(self, x: Tensor, context: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ppl_vae.distributions import at_least_float32
+from ppl_vae.distributions.context import batch_of, rows_of
 from ppl_vae.nn.shapes import as_size
 
 __all__ = ["END", "UNKNOWN", "Cell", "Highway", "Summary", "Told", "WordNetwork", "WordReader", "WordState"]
@@ -267,12 +268,10 @@ class WordNetwork(nn.Module):
     def _states(self, words: Tensor, context: Tensor | None) -> Tensor:
         """What the last layer sees before each word, (..., L, H)."""
         self._check(context)
-        lead = words.shape[:-1] if context is None else torch.broadcast_shapes(words.shape[:-1], context.shape[:-1])
+        lead = torch.broadcast_shapes(words.shape[:-1], batch_of(context))
         x = self.embed(self._seen(words))
         x = x.expand(*lead, *x.shape[-2:]).reshape(-1, *x.shape[-2:])
-        if context is not None:
-            context = context.expand(*lead, -1).reshape(-1, context.shape[-1])
-        states = self.dropout(self._run(x, self.begin(len(x), context))[0])
+        states = self.dropout(self._run(x, self.begin(len(x), rows_of(context, lead)))[0])
         return states.view(*lead, *states.shape[1:])
 
     def _run(self, x: Tensor, state: WordState) -> tuple[Tensor, WordState]:
