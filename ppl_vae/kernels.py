@@ -43,7 +43,10 @@ torch.library.register_fake("ppl_vae::linear", _linear_shape, lib=_library)
 
 
 def _mm(x: Tensor, y: Tensor) -> Tensor:
-    """x y through oneDNN: at least as fast as the default library (MKL), which is slower on some makers' processors."""
+    """x y through oneDNN: up to twice as fast as the default library (MKL) where there is AVX-512.
+
+    On a processor without it (AMD's Zen 3, one thread) it took 1.0 to 1.3 times as long as MKL, 1.6 times at 20 rows.
+    """
     return _product(x, y, None) if _applies(x) and _is_large(x, y) else NotImplemented
 
 
