@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 from ppl_vae import cli, loop, report
 from ppl_vae.checkpoints import Checkpoints, read
 from tests.command_line import snapshot
-from tests.test_checkpoints import file_limit, ordinary_folder
+from tests.test_checkpoint_faults import file_limit, ordinary_folder
 
 pytest.importorskip("resource", reason="limits, permissions and signals are others on Windows")
 
