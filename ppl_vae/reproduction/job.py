@@ -81,7 +81,10 @@ class Job(RowJob[Protocol, Row]):
     def adam(self, parameters: list[Tensor]) -> torch.optim.Adam:
         """The protocol's optimiser."""
         of = self.protocol
-        return torch.optim.Adam(parameters, lr=of.learning_rate, betas=of.betas, eps=of.eps, fused=True)
+        # The loss is the sum over B of N data, so B / N of the prior of the parameters goes with it.
+        decay = of.weight_precision * self.batch_size / len(self.dataset().train)
+        settings: dict[str, Any] = {"betas": of.betas, "eps": of.eps, "weight_decay": decay, "fused": True}
+        return torch.optim.Adam(parameters, lr=of.learning_rate, **settings)
 
     def record(self, record: Record, folder: RunFolder, pair: Pair, objective: Objective) -> None:
         """Write a point of the learning curve, and those on test data where they are followed."""

@@ -87,6 +87,8 @@ class Protocol:
         num_train: the first so many training data; all by default.
         schedule: of the learning rate, as a text (see `rates.parse`).
         learning_rate, betas, eps: of Adam.
+        weight_precision: of a prior p(theta) = N(0, I / precision) of all parameters, those of the guide too: weight
+            decay. None by default.
         num_particles: K of the NLL.
         estimator: of log p(x): "guide", importance sampling from the guide; or "prior", draws from the model alone,
             for few latent variables: the same for rows with and without a guide.
@@ -114,6 +116,7 @@ class Protocol:
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    weight_precision: float = 0.0
     num_particles: int = 5000
     estimator: Literal["guide", "prior"] = "guide"
     rehearsal_particles: int = 500
@@ -132,6 +135,8 @@ class Protocol:
         for name in ("passes", "learning_rate", "eps"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected a finite number above 0; 1e-3, say")
+        if not 0 <= self.weight_precision < math.inf:
+            raise ValueError(f"weight_precision: got {self.weight_precision}, expected a finite number, 0 or more")
         check_names(self.rows)
         own = {row.name for row in self.rows if row.has_run}
         begun = {row.name for row in self.rows if row.start is not None}
