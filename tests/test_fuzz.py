@@ -524,6 +524,8 @@ def test_a_bad_table_is_refused(name: str) -> None:
         (b"passes: 1", b"passes: 1\nbinarisation: grey", "grey"), (b"latent_dim=2", b"latent_dim=0", "latent_dim"),
         (b"passes: 1", b"passes: -1", "-1"), (b"passes: 1", b"passes: 1\nlearning_rate: -1", "-1"),
         (b"passes: 1", b"passes: 1\nnum_particles: 0", "0"), (b"passes: 1", b"passes: 1\nnum_train: 0", "0"),
+        (b"passes: 1", b"passes: 1\nweight_precision: -1", "-1"),
+        (b"passes: 1", b"passes: 1\nweight_precision: .inf", "inf"),
     ],
 )  # fmt: skip
 def test_a_bad_line_of_a_table_is_refused(before: bytes, after: bytes, mention: str) -> None:

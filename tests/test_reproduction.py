@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from ppl_vae import cli, evaluation, fit, rates, reproduction
+from ppl_vae import Pair, cli, evaluation, fit, rates, reproduction
 from ppl_vae.data import load
 from ppl_vae.objectives import IWAE, LinearWarmup, Trace_ELBO
 from ppl_vae.pairs import VAE, HierarchicalVAE
@@ -107,6 +107,28 @@ def test_a_table_is_trained_as_fit_would_and_set_beside_what_was_published(table
     fit(pair, data, IWAE(num_particles=3), steps=150, batch_size=20, seed=1, **settings)
     got = torch.load("out/iwae-k-3-seed-1/pair.pt", weights_only=True)
     assert all(torch.equal(got[name], value) for name, value in pair.state_dict().items())
+
+
+def test_the_prior_of_the_weights_is_spread_over_the_batches_of_a_pass(table: str) -> None:
+    """A step on 20 of 1,000 data: as on their loss with 20 / 1000 of -log p(theta), theta ~ N(0, I / 3)."""
+    Path(table).write_text(SMALL.replace("eps:", "weight_precision: 3\neps:"))
+    protocol = load_protocol(table)
+    assert isinstance(protocol, Protocol)
+    job = Job(protocol, protocol.rows[0], 0, Budget(), Path("out"), None, None, "cpu", "off")
+    ours, by_hand = job.pair(), job.pair()
+    x = job.dataset().test_batch()[:20]
+    steps: list[tuple[Pair, float, torch.optim.Optimizer]] = [
+        (ours, 0.0, job.adam(list(ours.parameters()))),
+        (by_hand, 20 / 1000, torch.optim.Adam(by_hand.parameters(), lr=1e-3, eps=1e-4)),
+    ]
+    for pair, share, adam in steps:
+        for seed in range(3):
+            torch.manual_seed(seed)
+            adam.zero_grad()
+            prior = sum((3 * weight.square().sum() / 2 for weight in pair.parameters()), start=torch.zeros(()))
+            (Trace_ELBO()(pair)(x) + share * prior).backward()
+            adam.step()
+    torch.testing.assert_close(ours.state_dict(), by_hand.state_dict(), rtol=1e-5, atol=1e-6)
 
 
 def test_what_is_done_is_kept_and_what_was_stopped_goes_on(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
