@@ -174,7 +174,7 @@ def test_the_helmholtz_machines_are_the_committed_result() -> None:
 
 
 def test_the_comparison_with_wake_sleep_is_the_committed_result() -> None:
-    path = RESULTS / "aevb-vs-wake-sleep-rehearsal" / "results.json"
+    path = RESULTS / "aevb-vs-wake-sleep" / "results.json"
     ours = {row["row"]: row["ours"] or row["state"] for row in json.loads(path.read_text())["rows"]}
     for number in ("1,000", "50,000"):
         cells = [ours[f"{way}, {number} data"] for way in ("AEVB", "wake-sleep", "Monte Carlo EM")]
